@@ -1,0 +1,91 @@
+"""Request and response: frozen values that every layer passes on.
+
+Text on the wire is bytes; here it is `str` decoded as UTF-8 with `surrogateescape`, so that any bytes come out as they
+went in (`to_wire`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from proxy.http.body import Body
+
+Headers: TypeAlias = CIMultiDictProxy[str]
+
+
+def make_headers(pairs: Iterable[tuple[str, str]] = ()) -> Headers:
+    """Frozen header fields in the given order; names compare without regard to case, and may repeat."""
+    return CIMultiDictProxy(CIMultiDict(pairs))
+
+
+NO_HEADERS: Headers = make_headers()
+
+
+def to_wire(text: str) -> bytes:
+    """The bytes that `text` was decoded from."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def from_wire(raw: bytes) -> str:
+    """Bytes as text, reversibly."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as the pipeline sees it.
+
+    Attributes:
+        method: as sent; methods are case-sensitive (RFC 9110 §9.1).
+        target: the origin-form request target exactly as sent (`/a%2Fb;x?q=1`), or `*`.
+        scheme: `http` or `https`, as the client sees it.
+        host: the authority the client asked for, lower case, default port removed.
+        headers: all fields, hop-by-hop ones already removed.
+        body: `b""` when there is none.
+        client: the client's address, after the trusted proxies.
+        version: HTTP version of the client's message.
+    """
+
+    method: str
+    target: str
+    scheme: str = "http"
+    host: str = ""
+    headers: Headers = NO_HEADERS
+    body: Body = b""
+    client: str = ""
+    version: tuple[int, int] = (1, 1)
+
+    @property
+    def path(self) -> str:
+        """The target without its query, as sent."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """What follows the first `?` of the target, as sent; empty without one."""
+        return self.target.partition("?")[2]
+
+    @property
+    def url(self) -> str:
+        """The target URI (RFC 9110 §7.1), as sent."""
+        return f"{self.scheme}://{self.host}{self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response as the pipeline sees it.
+
+    Attributes:
+        status: a final status code.
+        headers: all fields, hop-by-hop ones already removed; framing is the writer's business, but `Content-Length` is
+            kept when it is known.
+        body: `b""` when there is none.
+        reason: the reason phrase as received; empty lets the writer choose the usual one.
+    """
+
+    status: int
+    headers: Headers = NO_HEADERS
+    body: Body = field(default=b"", repr=False)
+    reason: str = ""

@@ -1,0 +1,79 @@
+"""Invalidation is a log, not a scan.
+
+A purge appends one record and gets an id. An entry carries the id of the last record its sidecar had seen when its
+upstream request began; it is void if a matching record is newer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from proxy.storage.base import Entry, PurgeId
+
+
+class PurgeScope(Enum):
+    """What a purge's value names."""
+
+    KEY = "key"  # a primary cache key
+    URL = "url"  # a target URI, every method and variant of it
+    PREFIX = "prefix"  # the beginning of target URIs
+    TAG = "tag"
+    ALL = "all"  # no value
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """One record of the log.
+
+    Attributes:
+        soft: what matches is stale from now on, not gone: it may be revalidated, or serve while that is under way.
+        at: wall seconds.
+    """
+
+    id: PurgeId
+    scope: PurgeScope
+    value: str
+    soft: bool
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of a purge.
+
+    Attributes:
+        shared: it reached the shared log. If not, it holds here and is sent on as soon as the log can be reached.
+    """
+
+    purge: Purge
+    shared: bool
+
+
+class InvalidationLog(Protocol):
+    """The log of purges, and what follows from it."""
+
+    @property
+    def last_seen(self) -> PurgeId:
+        """The newest record applied here; to be read when an upstream request begins."""
+        ...
+
+    def subscribe(self, apply: Callable[[Purge | None], None]) -> None:
+        """Have `apply` called for each record as it is seen; None: some were missed, drop everything local."""
+        ...
+
+    def newest_match(self, entry: Entry) -> Purge | None:
+        """The record that voids `entry`: the newest hard one after `entry.purge_id`, else the newest soft one."""
+        ...
+
+    async def append(self, scope: PurgeScope, value: str, *, soft: bool = False) -> Appended:
+        """Record a purge and apply it here before returning."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to follow what others append."""
+        ...
+
+    async def close(self) -> None:
+        """Stop. Safe after a failed start, and to call twice."""
+        ...

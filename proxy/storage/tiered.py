@@ -1,0 +1,1 @@
+"""L1 and one L2 as one store."""
