@@ -89,3 +89,13 @@ class Response:
     headers: Headers = NO_HEADERS
     body: Body = field(default=b"", repr=False)
     reason: str = ""
+
+    def with_headers(self, headers: CIMultiDict[str] | Headers) -> "Response":
+        """The same response with other header fields. `headers` must not be changed afterwards."""
+        frozen = headers if isinstance(headers, CIMultiDictProxy) else CIMultiDictProxy(headers)
+        return Response(self.status, frozen, self.body, self.reason)
+
+    def with_body(self, headers: CIMultiDict[str] | Headers, body: Body) -> "Response":
+        """The same response with other header fields and another body."""
+        frozen = headers if isinstance(headers, CIMultiDictProxy) else CIMultiDictProxy(headers)
+        return Response(self.status, frozen, body, self.reason)

@@ -110,6 +110,9 @@ class Exchange:
         upstream_seconds: from the start of the upstream request to its response head; None if there was none.
         tail: while a plugin's `on_request` runs, what stands right of it.
         informational: passes 1xx responses to the client; None where nobody waits.
+        response_fields: header fields added to whatever response goes out, an error's too.
+        error: what ended the exchange with an error response.
+        reached: how many plugins' turns came.
         notes: what plugins want in the log line of this exchange.
     """
 
@@ -123,6 +126,9 @@ class Exchange:
     forms: DerivedForms | None = None
     answered_by: str = ""
     upstream_seconds: float | None = None
+    response_fields: list[tuple[str, str]] = field(default_factory=list)
+    error: ProxyError | None = None
+    reached: int = 0
     notes: dict[str, object] = field(default_factory=dict)
     _state: dict[ExchangeKey[Any], Any] = field(default_factory=dict, repr=False)
 

@@ -1,0 +1,278 @@
+"""The pipeline: compiled once per route, run once per request.
+
+Rule: the order of hooks, what an answer skips, and what an error passes, is decided here and nowhere else.
+
+`on_request` runs from left to right until one answers or the upstream does. `on_response` runs from right to left over
+the plugins left of the answerer; when an `UpstreamError` comes up instead, `on_error` runs from right to left until one
+rescues it, and `on_response` goes on from there. `on_complete` runs for each plugin whose turn came. A plugin that sends
+requests of its own (`Exchange.tail`) runs the part right of it as a pipeline in its own right.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+import structlog
+
+from proxy.clock import Clock
+from proxy.errors import PluginError, ProxyError, UpstreamError
+from proxy.http.body import close_body
+from proxy.http.message import Request, Response
+from proxy.http.problem import error_response
+from proxy.metrics.registry import Counter, Family, Registry
+from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.plugin import HOOKS, Plugin
+from proxy.pipeline.routes import Route, RouteTable
+
+_log = structlog.get_logger("pipeline")
+
+T = TypeVar("T")
+AnyPlugin: TypeAlias = Plugin[Any]
+RequestHook: TypeAlias = Callable[[Exchange], Awaitable[Response | None]]
+ResponseHook: TypeAlias = Callable[[Exchange, Response], Awaitable[Response]]
+ErrorHook: TypeAlias = Callable[[Exchange, UpstreamError], Awaitable[Response | None]]
+CompleteHook: TypeAlias = Callable[[Exchange, Outcome], None]
+
+UPSTREAM: Final = "upstream"
+
+
+class Upstream(Protocol):
+    """Where requests go that nothing on the way answers."""
+
+    async def send(self, request: Request, *, informational: InformationalSender | None = None) -> Response:
+        """Send `request` and return the response as soon as its head is here.
+
+        Raises:
+            UpstreamError: there is no response.
+        """
+        ...
+
+
+def defines(plugin: AnyPlugin, hook: str) -> bool:
+    """Whether the plugin's class defines `hook`, rather than inheriting the empty one."""
+    return getattr(type(plugin), hook) is not getattr(Plugin, hook)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A plugin in a chain, its hooks looked up once; None where it has none."""
+
+    plugin: AnyPlugin
+    tail: "Chain"
+    on_request: RequestHook | None
+    on_response: ResponseHook | None
+    on_error: ErrorHook | None
+    on_complete: CompleteHook | None
+
+
+class Chain:
+    """The plugins of a route from some place on, and the upstream behind them. A `Tail`."""
+
+    __slots__ = ("_clock", "_failures", "_upstream", "steps")
+
+    def __init__(
+        self, plugins: Sequence[AnyPlugin], upstream: Upstream, clock: Clock, failures: Family[Counter]
+    ) -> None:
+        self._upstream = upstream
+        self._clock = clock
+        self._failures = failures
+        steps: list[Step] = []
+        for place, plugin in enumerate(plugins):
+            hooks = {hook: getattr(plugin, hook) if defines(plugin, hook) else None for hook in HOOKS}
+            steps.append(Step(plugin, Chain(plugins[place + 1 :], upstream, clock, failures), **hooks))
+        self.steps = tuple(steps)
+
+    async def run(self, exchange: Exchange) -> Response:
+        """See `Tail.run`. A failing hook becomes a `PluginError`."""
+        reached = 0
+        try:
+            for reached, step in enumerate(self.steps, 1):  # noqa: B007 — read after the loop
+                exchange.reached = reached
+                if step.on_request is None:
+                    continue
+                exchange.tail = step.tail
+                try:
+                    response = await step.on_request(exchange)
+                except ProxyError:
+                    raise
+                except Exception as error:
+                    raise self._failed(step, "on_request", error) from error
+                if response is not None:
+                    exchange.answered_by = exchange.answered_by or step.plugin.name
+                    break
+            else:
+                reached = len(self.steps) + 1
+                response = await self._ask_upstream(exchange)
+        except UpstreamError as error:
+            response, reached = await self._rescue(exchange, error, max(reached - 1, 0))
+        return await self._return(exchange, response, reached - 1)
+
+    async def _ask_upstream(self, exchange: Exchange) -> Response:
+        exchange.tail = None
+        exchange.answered_by = UPSTREAM
+        began = self._clock.monotonic()
+        try:
+            return await self._upstream.send(exchange.request, informational=exchange.informational)
+        finally:
+            exchange.upstream_seconds = self._clock.monotonic() - began
+
+    async def _rescue(self, exchange: Exchange, error: UpstreamError, before: int) -> tuple[Response, int]:
+        """A response instead of `error`, and the place (from 1) of the plugin that gave it."""
+        for place in range(before, 0, -1):
+            step = self.steps[place - 1]
+            if step.on_error is None:
+                continue
+            try:
+                response = await step.on_error(exchange, error)
+            except ProxyError:
+                raise
+            except Exception as failure:
+                raise self._failed(step, "on_error", failure) from failure
+            if response is not None:
+                exchange.answered_by = step.plugin.name
+                return response, place
+        raise error
+
+    async def _return(self, exchange: Exchange, response: Response, before: int) -> Response:
+        """Take `response` through `on_response` of the first `before` plugins, from right to left."""
+        for step in reversed(self.steps[:before]):
+            if step.on_response is None:
+                continue
+            try:
+                response = await step.on_response(exchange, response)
+            except asyncio.CancelledError:
+                await close_body(response.body)
+                raise
+            except ProxyError:
+                await close_body(response.body)
+                raise
+            except Exception as error:
+                await close_body(response.body)
+                raise self._failed(step, "on_response", error) from error
+        return response
+
+    def complete(self, exchange: Exchange, outcome: Outcome) -> None:
+        """See `Tail.complete`."""
+        for step in self.steps[: exchange.reached]:
+            if step.on_complete is None:
+                continue
+            try:
+                step.on_complete(exchange, outcome)
+            except Exception as error:  # noqa: BLE001 — one plugin's mistake must not keep the others from their turn
+                self._failed(step, "on_complete", error)
+
+    def _failed(self, step: Step, hook: str, error: Exception) -> PluginError:
+        name = step.plugin.name
+        self._failures.labels(name, hook).value += 1
+        _log.error("plugin failed", plugin=name, hook=hook, exc_info=error)
+        return PluginError(name, hook)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """A route and the plugins that its requests pass, in order."""
+
+    route: Route
+    plugins: tuple[AnyPlugin, ...]
+
+
+class Pipeline:
+    """Every route's chain.
+
+    Args:
+        plans: one for each configured route, in order of matching.
+        default: the plugins of requests that match no route.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[RoutePlan],
+        default: Sequence[AnyPlugin],
+        upstream: Upstream,
+        clock: Clock,
+        metrics: Registry,
+    ) -> None:
+        self._clock = clock
+        failures = metrics.counter("sidecache_plugin_failures", "Hooks that raised", ("plugin", "hook"))
+        self.table = RouteTable([plan.route for plan in plans])
+        chains = [plan.plugins for plan in plans]
+        self.chains: dict[str, Chain] = {
+            route.name: Chain(plugins, upstream, clock, failures)
+            for route, plugins in zip(self.table.routes, [*chains, tuple(default)], strict=True)
+        }
+        distinct = dict.fromkeys(plugin for plugins in [*chains, default] for plugin in plugins)
+        self.plugins: tuple[AnyPlugin, ...] = tuple(distinct)
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def start(self) -> None:
+        """Start every plugin once, from left to right.
+
+        Raises:
+            Exception: what a plugin's `start` raised; those started before are closed.
+        """
+        for plugin in self.plugins:
+            try:
+                await plugin.start()
+            except BaseException:
+                await self.close()
+                raise
+
+    async def close(self) -> None:
+        """Close every plugin, from right to left; a failing one is logged and the others are closed all the same."""
+        for plugin in reversed(self.plugins):
+            try:
+                await plugin.close()
+            except Exception as error:  # noqa: BLE001 — logged; the others have a right to be closed
+                _log.error("plugin did not close", plugin=plugin.name, exc_info=error)
+
+    async def retire(self, grace_seconds: float) -> None:
+        """Wait until no exchange is under way, at most `grace_seconds`, then close."""
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("closing plugins with exchanges under way", exchanges=self._in_flight)
+        await self.close()
+
+    async def handle(
+        self, request: Request, *, request_id: str, informational: InformationalSender | None = None
+    ) -> tuple[Exchange, Response]:
+        """Answer `request`; an error is answered with its problem document. `complete` is owed for the exchange.
+
+        Raises:
+            asyncio.CancelledError: the client left; the exchange has been completed.
+        """
+        exchange = Exchange(
+            request=request,
+            route=self.table.find(request),
+            id=request_id,
+            started=self._clock.monotonic(),
+            informational=informational,
+        )
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            response = await self.chains[exchange.route.name].run(exchange)
+        except ProxyError as error:
+            exchange.answered_by = "error"
+            exchange.error = error
+            response = error_response(error)
+        except BaseException:
+            elapsed = self._clock.monotonic() - exchange.started
+            self.complete(exchange, Outcome(status=499, bytes_sent=0, duration=elapsed, aborted=True))
+            raise
+        if exchange.response_fields:
+            headers = response.headers.copy()
+            headers.extend(exchange.response_fields)
+            response = response.with_headers(headers)
+        return exchange, response
+
+    def complete(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Tell every plugin that saw the exchange how it ended."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
+        self.chains[exchange.route.name].complete(exchange, outcome)
