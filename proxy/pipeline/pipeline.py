@@ -87,7 +87,7 @@ class Chain:
         """See `Tail.run`. A failing hook becomes a `PluginError`."""
         reached = 0
         try:
-            for reached, step in enumerate(self.steps, 1):  # noqa: B007 — read after the loop
+            for reached, step in enumerate(self.steps, 1):
                 exchange.reached = reached
                 if step.on_request is None:
                     continue
