@@ -3,7 +3,7 @@
 Each endpoint shows one thing that APIs do, and says by its response fields what a cache may make of it. Every response
 carries `X-Origin-Request`, a running number: if two responses show the same number, the second came from a cache.
 
-Run it alone with `python deploy/demo/api.py --port 9000`.
+Run it alone, from the root of the tree: `python -m deploy.demo.api --port 9000`.
 """
 
 import argparse
@@ -20,63 +20,19 @@ from typing import Final
 
 from aiohttp import web
 
+from deploy.demo.catalogue import CATEGORIES, Item, make_catalogue
+
 ASSET: Final = "app.5b7c1d0e.css"
 ASSET_TEXT: Final = (
     "body { font: 16px/1.5 sans-serif; margin: 3rem auto; max-width: 40rem; }\n"
     "table { border-collapse: collapse; width: 100%; } td { border-bottom: 1px solid #ddd; padding: 0.3rem; }\n"
 ) * 12
-CATEGORIES: Final = ("books", "garden", "kitchen", "music", "tools")
-NOUNS: Final = ("kettle", "lamp", "notebook", "record", "rake", "saw", "shelf", "spoon", "stool", "trowel")
-QUALITIES: Final = ("blue", "folding", "heavy", "narrow", "oak", "plain", "small", "steel", "striped", "tall")
 GREETINGS: Final = {"en": "Good day", "de": "Guten Tag", "fr": "Bonjour", "it": "Buongiorno"}
 MAX_PAGE_LENGTH: Final = 100
 MAX_DELAY_SECONDS: Final = 30.0
 MAX_NAME_LENGTH: Final = 200
 REPORT_ROWS: Final = 12_000
 FAILURE_STATUS: Final = 503
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One thing in the catalogue. `modified` is in whole seconds since the epoch, as HTTP dates are."""
-
-    id: int
-    name: str
-    category: str
-    price_pence: int
-    stock: int
-    description: str
-    modified: int
-    version: int = 1
-
-    def as_json(self) -> dict[str, object]:
-        return {
-            "id": self.id,
-            "name": self.name,
-            "category": self.category,
-            "price_pence": self.price_pence,
-            "stock": self.stock,
-            "description": self.description,
-            "version": self.version,
-        }
-
-
-def _catalogue(count: int, modified: int) -> dict[int, Item]:
-    chance = random.Random(7)  # the same catalogue at each start
-    items = {}
-    for number in range(1, count + 1):
-        quality, noun = chance.choice(QUALITIES), chance.choice(NOUNS)
-        words = " ".join(chance.choice(QUALITIES + NOUNS) for _ in range(chance.randrange(20, 120)))
-        items[number] = Item(
-            id=number,
-            name=f"{quality} {noun}",
-            category=chance.choice(CATEGORIES),
-            price_pence=chance.randrange(99, 30_000),
-            stock=chance.randrange(500),
-            description=f"A {quality} {noun}: {words}.",
-            modified=modified - chance.randrange(30 * 86_400),
-        )
-    return items
 
 
 @dataclass(slots=True)
@@ -386,7 +342,7 @@ async def _stop_streams(app: web.Application) -> None:
 def make_app(item_count: int = 2000) -> web.Application:
     """The application, with its own memory: two of them share nothing."""
     app = web.Application()
-    app[SHOP] = Shop(_catalogue(item_count, int(time.time()) - 3600))
+    app[SHOP] = Shop(make_catalogue(item_count, int(time.time()) - 3600))
     app[STOPPING] = asyncio.Event()
     app.on_response_prepare.append(_number_response)
     app.on_shutdown.append(_stop_streams)
