@@ -1,18 +1,24 @@
-"""Counters, gauges and histograms as plain ints and floats: an increment on the hot path is one attribute addition.
+"""Counters, levels and histograms as plain ints and floats: an increment on the hot path is one attribute addition.
 
 `proxy.metrics.exposition` reads them when scraped. Everything runs on the event loop's thread; nothing is locked.
 """
 
+import math
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Generic, TypeAlias, TypeVar
 
 LATENCY_BUCKETS: Final[tuple[float, ...]] = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
 """Upper bounds in seconds, from a memory hit to a slow origin."""
 
 Labels: TypeAlias = tuple[str, ...]
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+# What the exposition appends to a name: a family that ended so could collide with another's samples.
+_RESERVED_SUFFIXES: Final = ("_total", "_created", "_bucket", "_count", "_sum", "_info")
 
 
 class Counter:
@@ -24,13 +30,33 @@ class Counter:
         self.value: float = 0
 
 
+class Level:
+    """A number that goes up and down. Holders add and subtract, so several of them can share one."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+
 class Histogram:
-    """Observations in buckets; `counts[i]` is the number at most `bounds[i]` and above the bound before, the last is +Inf."""
+    """Observations in buckets: `counts[i]` of them are at most `bounds[i]` and above the bound before; then the rest.
+
+    Args:
+        bounds: finite upper bounds, ascending; the first bucket begins at 0.
+
+    Raises:
+        ValueError: there are no bounds, or they do not ascend.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
+        self.bounds = tuple(map(float, bounds))
+        if not self.bounds or not all(map(math.isfinite, self.bounds)):
+            raise ValueError(f"histogram bounds are finite numbers, at least one, not {self.bounds}")
+        if any(low >= high for low, high in zip(self.bounds, self.bounds[1:], strict=False)):
+            raise ValueError(f"histogram bounds ascend, not {self.bounds}")
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
 
@@ -45,7 +71,14 @@ class Histogram:
         return sum(self.counts)
 
     def quantile(self, share: float) -> float:
-        """The value below which `share` (0 to 1) of the observations lie, interpolated within its bucket; 0 when empty."""
+        """The value below which `share` of the observations lie, interpolated within its bucket.
+
+        Args:
+            share: 0 to 1.
+
+        Returns:
+            0 when there are no observations; the last bound when the value lies beyond it.
+        """
         count = self.count
         if not count:
             return 0.0
@@ -59,25 +92,56 @@ class Histogram:
             lower = bound
         return lower
 
+    def add(self, other: "Histogram") -> None:
+        """Count every observation of `other` too.
 
-M = TypeVar("M", Counter, Histogram)
+        Raises:
+            ValueError: the bounds differ.
+        """
+        if other.bounds != self.bounds:
+            raise ValueError(f"histograms with the bounds {self.bounds} and {other.bounds} cannot be added")
+        for index, inside in enumerate(other.counts):
+            self.counts[index] += inside
+        self.total += other.total
 
 
-class Family(Generic[M]):
+def merged(histograms: Iterable[Histogram]) -> Histogram:
+    """One histogram of all the observations of `histograms`, of which there is at least one.
+
+    Raises:
+        ValueError: there are none, or their bounds differ.
+    """
+    union: Histogram | None = None
+    for histogram in histograms:
+        if union is None:
+            union = Histogram(histogram.bounds)
+        union.add(histogram)
+    if union is None:
+        raise ValueError("there is nothing to merge")
+    return union
+
+
+M_co = TypeVar("M_co", Counter, Level, Histogram, covariant=True)
+
+
+class Family(Generic[M_co]):
     """All metrics of one name, one for each combination of label values."""
 
-    __slots__ = ("_make", "help", "kind", "label_names", "members", "name")
+    __slots__ = ("_make", "help", "label_names", "members", "name")
 
-    def __init__(self, name: str, help_text: str, kind: str, label_names: Labels, make: Callable[[], M]) -> None:
+    def __init__(self, name: str, help_text: str, label_names: Labels, make: Callable[[], M_co]) -> None:
         self.name = name
         self.help = help_text
-        self.kind = kind
         self.label_names = label_names
-        self.members: dict[Labels, M] = {}
-        self._make: Callable[[], M] = make
+        self.members: dict[Labels, M_co] = {}
+        self._make: Callable[[], M_co] = make
 
-    def labels(self, *values: str) -> M:
-        """The metric for these label values, made on first use. Values must come from a bounded set."""
+    def labels(self, *values: str) -> M_co:
+        """The metric for these label values, made on first use. Values must come from a bounded set.
+
+        Raises:
+            ValueError: there are more or fewer values than label names.
+        """
         member = self.members.get(values)
         if member is None:
             if len(values) != len(self.label_names):
@@ -107,38 +171,74 @@ class Gauge:
 
 
 class Registry:
-    """Every metric of the process. Asking twice for a name gives the same family."""
+    """Every metric of the process. Asking twice for a name gives the same family.
+
+    Each method raises ValueError when the name or a label is no plain snake_case name, or when the name is taken by a
+    metric of another kind, other labels or other bounds.
+    """
 
     def __init__(self) -> None:
         self._counters: dict[str, Family[Counter]] = {}
+        self._levels: dict[str, Family[Level]] = {}
         self._histograms: dict[str, Family[Histogram]] = {}
         self._gauges: dict[str, Gauge] = {}
+        self._shapes: dict[str, tuple[object, ...]] = {}
 
     def counter(self, name: str, help_text: str, labels: Labels = ()) -> Family[Counter]:
         """A family of counters. `name` is without the `_total` suffix, which the exposition adds."""
+        self._claim(name, labels, "counter")
         family = self._counters.get(name)
         if family is None:
-            family = self._counters[name] = Family(name, help_text, "counter", labels, Counter)
+            family = self._counters[name] = Family(name, help_text, labels, Counter)
+        return family
+
+    def level(self, name: str, help_text: str, labels: Labels = ()) -> Family[Level]:
+        """A family of gauges that their holders keep up to date; `gauge` is for values read when scraped."""
+        self._claim(name, labels, "level")
+        family = self._levels.get(name)
+        if family is None:
+            family = self._levels[name] = Family(name, help_text, labels, Level)
         return family
 
     def histogram(
         self, name: str, help_text: str, labels: Labels = (), bounds: Sequence[float] = LATENCY_BUCKETS
     ) -> Family[Histogram]:
         """A family of histograms."""
+        self._claim(name, labels, "histogram", Histogram(bounds).bounds)
         family = self._histograms.get(name)
         if family is None:
-            family = self._histograms[name] = Family(name, help_text, "histogram", labels, lambda: Histogram(bounds))
+            family = self._histograms[name] = Family(name, help_text, labels, lambda: Histogram(bounds))
         return family
 
     def gauge(self, name: str, help_text: str, read: GaugeReader, labels: Labels = ()) -> None:
-        """A value read when scraped; the last reader given for a name is the one that is asked."""
+        """A value read when scraped; the last reader given for a name is the one that is asked.
+
+        Where several objects report under one name, use `level`.
+        """
+        self._claim(name, labels, "gauge")
         self._gauges[name] = Gauge(name, help_text, labels, read)
 
-    def families(self) -> Iterator[Family[Counter] | Family[Histogram]]:
-        """Counters and histograms, in the order in which they were made."""
-        yield from self._counters.values()
-        yield from self._histograms.values()
+    def counters(self) -> Iterator[Family[Counter]]:
+        """Counters, in the order in which they were made."""
+        yield from list(self._counters.values())
+
+    def levels(self) -> Iterator[Family[Level]]:
+        """Levels, in the order in which they were made."""
+        yield from list(self._levels.values())
+
+    def histograms(self) -> Iterator[Family[Histogram]]:
+        """Histograms, in the order in which they were made."""
+        yield from list(self._histograms.values())
 
     def gauges(self) -> Iterator[Gauge]:
         """Gauges, in the order in which they were made."""
-        yield from self._gauges.values()
+        yield from list(self._gauges.values())
+
+    def _claim(self, name: str, labels: Labels, *shape: object) -> None:
+        if _NAME.fullmatch(name) is None or name.endswith(_RESERVED_SUFFIXES):
+            raise ValueError(f"{name!r} is no metric name: snake_case, without the suffixes {_RESERVED_SUFFIXES}")
+        for label in labels:
+            if _NAME.fullmatch(label) is None or label == "le":
+                raise ValueError(f"{name} cannot have the label {label!r}: snake_case, and 'le' is a histogram's own")
+        if self._shapes.setdefault(name, (labels, *shape)) != (labels, *shape):
+            raise ValueError(f"the metric {name} exists with another kind, other labels or other bounds")

@@ -1,0 +1,194 @@
+"""Circuit breaker: spares an upstream that fails, and its clients the wait.
+
+Stands right of the cache, last before the upstream: the cache hears of its refusal as of any upstream error, and
+answers with what it has, stale as it may be. Without that the client gets a 503 with `Retry-After`.
+
+What counts: a status from the list, a time-out, a connection refused or broken, an unreadable response, and a response
+whose head took too long. What does not: the client's own faults, a full connection pool, and a client that leaves;
+unless it had waited so long that the call was slow, or an upstream that hangs would never be found out by clients
+less patient than the time-outs here.
+"""
+
+import random
+from typing import Annotated, ClassVar, Final, Literal
+
+import structlog
+from pydantic import Field
+from typing_extensions import override
+
+from proxy.errors import (
+    CircuitOpenError,
+    OverloadedError,
+    UpstreamConnectError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
+from proxy.http.message import Response
+from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
+from proxy.pipeline.plugin import Plugin, PluginSettings, Services
+from proxy.upstream.circuit import Circuit, CircuitRules, CircuitState, Permit
+
+_log = structlog.get_logger("circuit_breaker")
+
+
+class CircuitBreakerSettings(PluginSettings):
+    """Settings of `[plugins.circuit_breaker]`. The names that `CircuitRules` has too mean the same there.
+
+    Attributes:
+        scope: `route`: each route has a circuit; `upstream`: one for all routes with these settings.
+        failure_statuses: response statuses that count as failures.
+        slow_seconds: time to the response head from which a response counts as a failure; 0: never.
+    """
+
+    scope: Literal["upstream", "route"] = "route"
+    failure_statuses: frozenset[Annotated[int, Field(ge=400, le=599)]] = frozenset({500, 502, 503, 504})
+    slow_seconds: float = Field(default=10.0, ge=0)
+    consecutive_failures: int = Field(default=10, ge=0)
+    failure_ratio: float = Field(default=0.5, gt=0, le=1)
+    window_seconds: float = Field(default=30.0, gt=0, le=3600)
+    minimum_calls: int = Field(default=20, ge=1)
+    open_seconds: float = Field(default=10.0, gt=0)
+    open_growth: float = Field(default=2.0, ge=1, le=10)
+    max_open_seconds: float = Field(default=120.0, gt=0)
+    jitter: float = Field(default=0.1, ge=0, le=1)
+    probes: int = Field(default=1, ge=1)
+    successes_to_close: int = Field(default=2, ge=1)
+
+    def rules(self) -> CircuitRules:
+        """What a circuit is told."""
+        return CircuitRules(
+            consecutive_failures=self.consecutive_failures,
+            failure_ratio=self.failure_ratio,
+            window_seconds=self.window_seconds,
+            minimum_calls=self.minimum_calls,
+            open_seconds=self.open_seconds,
+            open_growth=self.open_growth,
+            max_open_seconds=self.max_open_seconds,
+            jitter=self.jitter,
+            probes=self.probes,
+            successes_to_close=self.successes_to_close,
+        )
+
+
+class _Call:
+    """A call under way: its circuit, the name of that, and the permit."""
+
+    __slots__ = ("circuit", "name", "permit")
+
+    def __init__(self, name: str, circuit: Circuit, permit: Permit) -> None:
+        self.name = name
+        self.circuit = circuit
+        self.permit = permit
+
+
+class CircuitBreaker(Plugin[CircuitBreakerSettings]):
+    """Asks a circuit before each request goes to the upstream, and tells it what became of it."""
+
+    name: ClassVar[str] = "circuit_breaker"
+    settings_type: ClassVar[type[PluginSettings]] = CircuitBreakerSettings
+
+    def __init__(
+        self, settings: CircuitBreakerSettings, services: Services, *, rng: random.Random | None = None
+    ) -> None:
+        super().__init__(settings, services)
+        self._rng = rng or random.Random()  # noqa: S311 — it spreads retries, it guards nothing
+        self._call: Final[ExchangeKey[_Call]] = ExchangeKey("circuit_breaker.call")
+        self._circuits: dict[str, Circuit] = {}
+        self._closed = False
+        metrics = services.metrics
+        self._states = metrics.level(
+            "sidecache_circuits", "Circuits by state: closed, half-open or open.", ("circuit", "state")
+        )
+        self._transitions = metrics.counter(
+            "sidecache_circuit_transitions", "Times a circuit came into a state.", ("circuit", "state")
+        )
+        self._refused = metrics.counter("sidecache_circuit_refused", "Requests not let through.", ("circuit",))
+        self._failures = metrics.counter(
+            "sidecache_circuit_failures", "Calls counted as failures, by kind.", ("circuit", "kind")
+        )
+
+    @override
+    async def on_request(self, exchange: Exchange) -> None:
+        name = exchange.route.name if self.settings.scope == "route" else "upstream"
+        circuit = self._circuits.get(name) or self._new_circuit(name)
+        try:
+            permit = circuit.admit()
+        except CircuitOpenError:
+            self._refused.labels(name).value += 1
+            exchange.notes["circuit"] = circuit.state.value
+            raise
+        exchange.put(self._call, _Call(name, circuit, permit))
+
+    @override
+    async def on_response(self, exchange: Exchange, response: Response) -> Response:
+        if (call := exchange.take(self._call)) is not None:
+            if response.status in self.settings.failure_statuses:
+                self._failed(call, "status")
+            elif self._is_slow(call):
+                self._failed(call, "slow")
+            else:
+                call.circuit.succeed(call.permit)
+        return response
+
+    @override
+    async def on_error(self, exchange: Exchange, error: UpstreamError) -> None:
+        if (call := exchange.take(self._call)) is None:
+            return
+        match error:
+            case OverloadedError() | CircuitOpenError():
+                call.circuit.abandon(call.permit)  # nobody asked the upstream
+            case UpstreamTimeoutError():
+                self._failed(call, "timeout")
+            case UpstreamConnectError():
+                self._failed(call, "connect")
+            case _:
+                self._failed(call, "protocol")
+
+    @override
+    def on_complete(self, exchange: Exchange, outcome: Outcome) -> None:
+        call = exchange.take(self._call)
+        if call is None or call.permit.settled:
+            return
+        if self._is_slow(call):
+            self._failed(call, "slow")
+        else:
+            call.circuit.abandon(call.permit)
+
+    @override
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            for name, circuit in self._circuits.items():
+                self._states.labels(name, circuit.state.value).value -= 1
+
+    @override
+    def stats(self) -> Stats:
+        return {"scope": self.settings.scope, "circuits": {n: c.snapshot() for n, c in self._circuits.items()}}
+
+    def _new_circuit(self, name: str) -> Circuit:
+        def moved(circuit: Circuit, before: CircuitState) -> None:
+            self._moved(name, circuit, before)
+
+        circuit = Circuit(self.settings.rules(), self.services.clock, self._rng, moved)
+        self._circuits[name] = circuit
+        if not self._closed:
+            self._states.labels(name, circuit.state.value).value += 1
+        return circuit
+
+    def _is_slow(self, call: _Call) -> bool:
+        limit = self.settings.slow_seconds
+        return limit > 0 and self.services.clock.monotonic() - call.permit.started >= limit
+
+    def _failed(self, call: _Call, kind: str) -> None:
+        self._failures.labels(call.name, kind).value += 1
+        call.circuit.fail(call.permit)
+
+    def _moved(self, name: str, circuit: Circuit, before: CircuitState) -> None:
+        self._transitions.labels(name, circuit.state.value).value += 1
+        if not self._closed:  # its circuits have been taken off the gauge
+            self._states.labels(name, before.value).value -= 1
+            self._states.labels(name, circuit.state.value).value += 1
+        if circuit.state is CircuitState.OPEN:
+            _log.warning("circuit opened", circuit=name, before=before.value, retry_after_seconds=circuit.retry_after())
+        else:
+            _log.info("circuit moved", circuit=name, before=before.value, state=circuit.state.value)

@@ -1,0 +1,109 @@
+"""Latency: how long exchanges take, by route, by what the cache did, and by status class.
+
+Stands leftmost, so that its figures are the client's. Route labels are the names of configured routes, never paths:
+their number is bounded by the configuration.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+from typing_extensions import override
+
+from proxy.metrics.registry import Histogram, merged
+from proxy.pipeline.exchange import CacheResult, Exchange, Outcome, Stats
+from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
+
+_QUANTILES: Final[Mapping[str, float]] = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+
+
+class LatencySettings(PluginSettings):
+    """Settings of `[plugins.latency]`: there are none but `enabled`."""
+
+
+class LatencySeries:
+    """The histograms of one route, cache outcome and status class. Hold it where the same labels come again."""
+
+    __slots__ = ("duration", "first_byte")
+
+    def __init__(self, duration: Histogram, first_byte: Histogram) -> None:
+        self.duration = duration
+        self.first_byte = first_byte
+
+    def observe(self, duration: float, first_byte: float | None) -> None:
+        """Count one exchange; both in seconds."""
+        self.duration.observe(duration)
+        if first_byte is not None:
+            self.first_byte.observe(first_byte)
+
+
+class Latency(Plugin[LatencySettings]):
+    """Counts each exchange when it is over."""
+
+    name: ClassVar[str] = "latency"
+    settings_type: ClassVar[type[PluginSettings]] = LatencySettings
+    replay: ClassVar[Replay] = Replay.PURE
+
+    def __init__(self, settings: LatencySettings, services: Services) -> None:
+        super().__init__(settings, services)
+        labels = ("route", "cache", "status")
+        metrics = services.metrics
+        self._durations = metrics.histogram(
+            "sidecache_request_duration_seconds", "From the request's head to the response's last byte.", labels
+        )
+        self._first_bytes = metrics.histogram(
+            "sidecache_first_byte_seconds", "From the request's head to the response's head.", labels
+        )
+        self._upstreams = metrics.histogram(
+            "sidecache_upstream_seconds", "From sending a request to the upstream to its response head.", ("route",)
+        )
+        # Keyed by what an exchange has at hand, so that no label text is built for each.
+        self._series: dict[tuple[str, str, int], LatencySeries] = {}
+        self._upstream: dict[str, Histogram] = {}
+
+    def series(self, route: str, cache: CacheResult, status: int) -> LatencySeries:
+        """Where exchanges of this route, cache outcome and status are counted."""
+        key = (route, cache.value, status // 100)
+        series = self._series.get(key)
+        if series is None:
+            labels = (route, cache.value, f"{status // 100}xx")
+            series = LatencySeries(self._durations.labels(*labels), self._first_bytes.labels(*labels))
+            self._series[key] = series
+        return series
+
+    @override
+    def on_complete(self, exchange: Exchange, outcome: Outcome) -> None:
+        route = exchange.route.name
+        self.series(route, exchange.cache.result, outcome.status).observe(outcome.duration, outcome.first_byte)
+        if exchange.upstream_seconds is not None:
+            upstream = self._upstream.get(route)
+            if upstream is None:
+                upstream = self._upstream[route] = self._upstreams.labels(route)
+            upstream.observe(exchange.upstream_seconds)
+
+    @override
+    def stats(self) -> Stats:
+        outcomes: dict[str, dict[str, list[tuple[int, LatencySeries]]]] = {}
+        for (route, cache, status_class), series in self._series.items():
+            outcomes.setdefault(route, {}).setdefault(cache, []).append((status_class, series))
+        return {
+            "routes": {
+                route: {cache: _summary(classes) for cache, classes in by_cache.items()}
+                for route, by_cache in outcomes.items()
+            },
+            "upstream": {route: _quantiles(histogram) for route, histogram in self._upstream.items()},
+        }
+
+
+def _summary(classes: list[tuple[int, LatencySeries]]) -> dict[str, object]:
+    return {
+        **_quantiles(merged(series.duration for _, series in classes)),
+        "first_byte": _quantiles(merged(series.first_byte for _, series in classes)),
+        "status": {f"{status_class}xx": series.duration.count for status_class, series in sorted(classes)},
+    }
+
+
+def _quantiles(histogram: Histogram) -> dict[str, object]:
+    summary: dict[str, object] = {"count": histogram.count}
+    for name, share in _QUANTILES.items():
+        summary[name] = round(histogram.quantile(share) * 1000, 3)
+    return summary
