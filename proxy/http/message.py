@@ -52,7 +52,7 @@ class Request:
     target: str
     scheme: str = "http"
     host: str = ""
-    headers: Headers = NO_HEADERS
+    headers: Headers = field(default_factory=lambda: NO_HEADERS)
     body: Body = b""
     client: str = ""
     version: tuple[int, int] = (1, 1)
@@ -86,7 +86,7 @@ class Response:
     """
 
     status: int
-    headers: Headers = NO_HEADERS
+    headers: Headers = field(default_factory=lambda: NO_HEADERS)
     body: Body = field(default=b"", repr=False)
     reason: str = ""
 
