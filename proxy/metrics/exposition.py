@@ -16,6 +16,7 @@ from typing_extensions import override
 from proxy.metrics.registry import Family, Histogram, Labels, Registry
 
 _log = structlog.get_logger("metrics")
+_OPENMETRICS: Final = "application/openmetrics-text"
 _BUILD_LABELS: Final = {"version": version("sidecache"), "python": platform.python_version()}
 
 
@@ -31,15 +32,19 @@ def expose(registry: Registry, accept: str = "") -> tuple[bytes, str]:
     Returns:
         The body and its `Content-Type`.
     """
-    try:
-        encode, content_type = choose_encoder(accept)
-    except TypeError:  # a version parameter that is no number
-        encode, content_type = choose_encoder("")
+    encode, content_type = choose_encoder(_OPENMETRICS if any(map(_asks_openmetrics, accept.split(","))) else "")
     sources = CollectorRegistry(auto_describe=False)
     sources.register(RegistryCollector(registry))
     ProcessCollector(registry=sources)
     GCCollector(registry=sources)
     return encode(sources), content_type
+
+
+def _asks_openmetrics(media_range: str) -> bool:
+    # prometheus_client's own choice fails on a version that is no number, and claims to speak any that is one.
+    media_type, *parameters = (part.strip() for part in media_range.split(";"))
+    versions = [parameter for parameter in parameters if parameter.startswith("version=")]
+    return media_type == _OPENMETRICS and all(version.startswith("version=1.") for version in versions)
 
 
 class RegistryCollector(Collector):

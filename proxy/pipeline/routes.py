@@ -1,4 +1,9 @@
-"""Routes: which requests share settings and a metric label."""
+"""Routes: which requests share settings and a metric label.
+
+A path is matched as the upstream may well read it, not as it was spelt: percent-encoded unreserved characters decoded
+and dot segments removed (RFC 3986 §6.2.2). Otherwise `/%61dmin` or `/static/../admin` would slip past the rules for
+`/admin`. What goes on to the upstream is the target as sent.
+"""
 
 import re
 from collections.abc import Sequence
@@ -10,24 +15,58 @@ from proxy.http.message import Request
 
 DEFAULT_ROUTE_NAME: Final = "default"
 
+_PLACEHOLDER: Final = re.compile(r"(\{[A-Za-z_][A-Za-z0-9_]*\})")
+_ENCODED: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
 
 @lru_cache(maxsize=1024)
 def compile_path(template: str) -> re.Pattern[str]:
     """A path template as a pattern: `{name}` stands for one segment, `*` at the end for any rest, else to the letter.
 
     Raises:
-        ValueError: the template does not begin with `/`, or a `*` stands elsewhere.
+        ValueError: the template does not begin with `/`, a `*` stands elsewhere, a brace is no placeholder's, or the
+            template is not in the normal form that paths are brought to.
     """
     if not template.startswith("/"):
         raise ValueError(f"a path template begins with '/', not {template[:1]!r}")
     head, star, rest = template.partition("*")
     if rest:
         raise ValueError("'*' may only end a path template")
-    parts = re.split(r"(\{[A-Za-z_][A-Za-z0-9_]*\})", head)
-    pattern = "".join("[^/]+" if part.startswith("{") and part.endswith("}") else re.escape(part) for part in parts)
-    if "{" in re.sub(r"\{[A-Za-z_][A-Za-z0-9_]*\}", "", head):
-        raise ValueError("'{' begins a placeholder such as {id}")
+    parts = _PLACEHOLDER.split(head)
+    if any("{" in part or "}" in part for part in parts[::2]):
+        raise ValueError("'{' and '}' enclose a placeholder such as {id}")
+    sample = head + "x" if star else head  # what '*' stands for may go on with the last segment: `/.*` is no dot segment
+    if normal_path(sample) != sample:
+        raise ValueError("paths are matched in normal form: no dot segments, nothing encoded that need not be")
+    pattern = "".join("[^/]+" if place % 2 else re.escape(part) for place, part in enumerate(parts))
     return re.compile(pattern + (".*" if star else ""), re.DOTALL)
+
+
+def normal_path(path: str) -> str:
+    """`path` with unreserved characters decoded and dot segments removed (RFC 3986 §6.2.2.2, §6.2.2.3)."""
+    if "%" in path:
+        path = _ENCODED.sub(_decode_unreserved, path)
+    return _without_dot_segments(path) if "/." in path else path
+
+
+def _decode_unreserved(encoded: re.Match[str]) -> str:
+    char = chr(int(encoded[1], 16))
+    return char if char in _UNRESERVED else encoded[0].upper()
+
+
+def _without_dot_segments(path: str) -> str:
+    """RFC 3986 §5.2.4."""
+    kept: list[str] = []
+    segments = path.split("/")
+    for segment in segments:
+        if segment == "..":
+            del kept[max(1, len(kept) - 1) :]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/".join(kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +76,11 @@ class Route:
     Attributes:
         name: metric label; unique.
         path: template (see `compile_path`), None: any.
-        methods: upper case; empty: any.
-        hosts: lower case, `*.example.com` for any label before; empty: any.
+        methods: upper case; empty: any. GET stands for HEAD too, which asks for the same thing (RFC 9110 §9.3.2).
+        hosts: `*.example.com` for any labels before, with a port or for any; empty: any.
+
+    Raises:
+        ValueError: the path is no template.
     """
 
     name: str
@@ -46,37 +88,67 @@ class Route:
     methods: frozenset[str] = frozenset()
     hosts: tuple[str, ...] = ()
     _pattern: re.Pattern[str] | None = field(default=None, init=False, repr=False, compare=False)
+    _methods: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
+    _hosts: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.path is not None:
             object.__setattr__(self, "_pattern", compile_path(self.path))
+        object.__setattr__(self, "_methods", self.methods | {"HEAD"} if "GET" in self.methods else self.methods)
+        object.__setattr__(self, "_hosts", tuple(host.lower() for host in self.hosts))
 
     def matches(self, request: Request) -> bool:
         """Whether `request` belongs to this route."""
-        if self.methods and request.method not in self.methods:
+        return self.takes(request.method, normal_path(request.path), request.host)
+
+    def takes(self, method: str, path: str, host: str) -> bool:
+        """Whether a request of this `method`, normal `path` and `host` belongs to this route."""
+        if self._methods and method not in self._methods:
             return False
-        if self._pattern is not None and self._pattern.fullmatch(request.path) is None:
+        if self._pattern is not None and self._pattern.fullmatch(path) is None:
             return False
-        return not self.hosts or any(_host_matches(pattern, request.host) for pattern in self.hosts)
+        return not self._hosts or any(_host_matches(pattern, host) for pattern in self._hosts)
 
 
 def _host_matches(pattern: str, host: str) -> bool:
-    name = host.rpartition(":")[0] if ":" in host and ":" not in pattern and not host.endswith("]") else host
-    return name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern
+    """Whether `host`, lower case and perhaps with a port, is one that `pattern` names."""
+    pattern_name, pattern_port = _split_port(pattern)
+    name, port = _split_port(host)
+    if pattern_port and pattern_port != port:
+        return False
+    name = name.removesuffix(".")  # the root's own dot: the same name, absolute
+    if pattern_name.startswith("*."):
+        return name.endswith(pattern_name[1:]) and len(name) >= len(pattern_name)
+    return name == pattern_name
+
+
+def _split_port(host: str) -> tuple[str, str]:
+    """Name and port of an authority; the colons of `[::1]` are no port's."""
+    name, colon, port = host.rpartition(":")
+    return (name, port) if colon and not port.endswith("]") else (host, "")
 
 
 class RouteTable:
-    """Routes in order; the first that matches wins, and a default route takes the rest."""
+    """Routes in order; the first that matches wins, and a default route takes the rest.
+
+    Raises:
+        ValueError: two routes have the same name, or one has the default route's.
+    """
 
     __slots__ = ("_default", "routes")
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._default = Route(DEFAULT_ROUTE_NAME)
         self.routes = (*routes, self._default)
+        names = [route.name for route in self.routes]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"route names are taken twice: {', '.join(sorted(twice))}")
 
     def find(self, request: Request) -> Route:
         """The route of `request`."""
-        for route in self.routes:
-            if route.matches(request):
-                return route
-        raise AssertionError("the default route matches everything")
+        if len(self.routes) > 1:
+            method, path, host = request.method, normal_path(request.path), request.host
+            for route in self.routes:
+                if route.takes(method, path, host):
+                    return route
+        return self._default
