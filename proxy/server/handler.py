@@ -1,0 +1,162 @@
+"""One request, from aiohttp's hands to the application and back to the client.
+
+Theory of operation. `Handler` reads the request, asks the application for an answer, has it written, and returns to
+aiohttp only then, so that nothing lies between the answer and the account of it. A client that leaves cancels the
+handler (aiohttp's `handler_cancellation`), wherever it waits.
+"""
+
+import asyncio
+import itertools
+import secrets
+from typing import cast
+
+import structlog
+from aiohttp import web
+
+from proxy.clock import Clock
+from proxy.errors import ClientError, ProxyError
+from proxy.http.body import close_body
+from proxy.http.channel import Tunnel
+from proxy.http.message import Headers, Request, Response
+from proxy.http.problem import error_response
+from proxy.metrics.registry import Registry
+from proxy.server.application import Application
+from proxy.server.counters import ServerCounters
+from proxy.server.inbound import RequestBody, RequestReader, wanted_protocol
+from proxy.server.protocol import ClientGoneError, Connection, Written
+from proxy.server.reply import Reply, ReplyTools
+from proxy.server.settings import ServerSettings
+from proxy.server.writer import BodySender, ResponseWriter
+
+_log = structlog.get_logger("server")
+
+
+class RequestIds:
+    """Request ids: a random prefix for the process and a counter."""
+
+    __slots__ = ("_numbers", "_prefix")
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_hex(6)
+        self._numbers = itertools.count(1)
+
+    def __call__(self) -> str:
+        """A new id."""
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+
+class Informational:
+    """Passes 1xx responses to one client until its final response begins (RFC 9110 §15.2)."""
+
+    __slots__ = ("_connection", "_request", "_writer", "over")
+
+    def __init__(self, connection: Connection, request: Request, writer: ResponseWriter) -> None:
+        self._connection = connection
+        self._request = request
+        self._writer = writer
+        self.over = False
+
+    async def __call__(self, status: int, headers: Headers) -> None:
+        """See `InformationalSender`. A `100` asks the client for the body, if it waits to be asked.
+
+        Raises:
+            ConnectionError: the client has left.
+        """
+        if self.over or self._request.version < (1, 1) or status == 101:
+            return
+        if status == 100:
+            if isinstance(self._request.body, RequestBody):
+                self._request.body.ask()
+            return
+        self._connection.send(self._writer.informational_head(status, headers))
+
+
+class Handler:
+    """Handles the requests of a `protocol.ProxyServer`.
+
+    Args:
+        application: answers the requests.
+    """
+
+    def __init__(self, application: Application, settings: ServerSettings, clock: Clock, metrics: Registry) -> None:
+        self._application = application
+        self._settings = settings
+        self._clock = clock
+        self._reader = RequestReader(settings, RequestIds())
+        self._writer = ResponseWriter(clock, settings.name)
+        self._counters = ServerCounters(metrics)
+        self._tools = ReplyTools(application, settings, clock, self._writer, self._counters)
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def wait_until_quiet(self) -> None:
+        """Wait until no request is in flight."""
+        await self._quiet.wait()
+
+    def refuse(self, error: ProxyError) -> bytes:
+        """The whole response, connection to be closed, for what never became a request; counted."""
+        response = self._refusal(error)
+        frame = self._writer.frame(response, method="GET", version=(1, 1), keep_alive=False)
+        return frame.head + cast("bytes", response.body)
+
+    def _refusal(self, error: ProxyError) -> Response:
+        self._counters.refused(error.status_hint)
+        _log.info("request refused", status=error.status_hint, detail=error.detail)
+        return error_response(error)
+
+    async def __call__(self, raw: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; see `aiohttp.web.Server`."""
+        connection = cast("Connection", raw.protocol)
+        self._counters.in_flight += 1
+        self._quiet.clear()
+        keep_alive = False
+        try:
+            keep_alive = await self._serve(raw, connection)
+        except ClientGoneError:
+            connection.reset()
+        finally:
+            connection.finish(keep_alive=keep_alive)
+            self._counters.in_flight -= 1
+            if not self._counters.in_flight:
+                self._quiet.set()
+        if not keep_alive and not raw.content.is_eof():
+            await connection.linger()
+        return Written(keep_alive=keep_alive)
+
+    async def _serve(self, raw: web.BaseRequest, connection: Connection) -> bool:
+        """Answer `raw`; whether the connection can go on."""
+        received = self._clock.monotonic()
+        try:
+            request, request_id = self._reader.read(raw, connection.send)
+        except ClientError as error:
+            return await self._send_refusal(raw, connection, self._refusal(error))
+        try:
+            informational = Informational(connection, request, self._writer)
+            protocol = wanted_protocol(raw, self._settings.upgrades) if connection.can_switch else None
+            answer: Response | Tunnel
+            if protocol is None:
+                exchange, answer = await self._application.handle(
+                    request, request_id=request_id, informational=informational
+                )
+            else:
+                exchange, answer = await self._application.open_tunnel(
+                    request, protocol=protocol, request_id=request_id
+                )
+            informational.over = True
+            reply = Reply(self._tools, raw, connection, request, exchange, received)
+            if isinstance(answer, Tunnel):
+                await reply.tunnel(answer)
+                return False
+            return await reply.send(answer)
+        finally:
+            await close_body(request.body)
+
+    async def _send_refusal(self, raw: web.BaseRequest, connection: Connection, response: Response) -> bool:
+        frame = self._writer.frame(
+            response,
+            method=raw.method,
+            version=(1, 1) if raw.version >= (1, 1) else (1, 0),
+            keep_alive=raw.keep_alive and raw.content.is_eof() and not connection.must_close,
+        )
+        await BodySender(frame, connection).send(response.body)
+        return frame.keep_alive

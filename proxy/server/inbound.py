@@ -1,0 +1,272 @@
+"""From what aiohttp parsed to a `Request`.
+
+Rule: what makes a request's head unacceptable, beyond what aiohttp's parser refuses, is decided in this file.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from aiohttp import web
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDict, CIMultiDictProxy
+from typing_extensions import override
+
+from proxy.errors import ClientError, PayloadTooLargeError
+from proxy.http.body import Body, BodyStream
+from proxy.http.message import Request
+from proxy.server.forwarding import Forwarding
+from proxy.server.refusals import NotImplementedRequestError, RequestTimeoutError, VersionNotSupportedError
+from proxy.server.settings import ServerSettings
+
+WHOLE_BODY_BYTES: Final = 65_536
+"""A body that has arrived with its head and is not larger goes on as `bytes`: it can be sent again."""
+
+_ABSOLUTE: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
+_AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::(?P<port>[0-9]{0,5}))?")
+_SANE_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+_HOP_BY_HOP: Final = (
+    "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer",
+    "Transfer-Encoding", "Upgrade",
+)  # fmt: skip
+
+
+class RequestBody(BodyStream):
+    """A request's body as it arrives. aiohttp's reader stops reading from the client while nobody takes it.
+
+    Args:
+        timeout_seconds: between two parts.
+        max_bytes: None: no limit.
+        ask: sends `100 Continue`; called when the body is first wanted, if the client waits for it.
+    """
+
+    __slots__ = ("_ask", "_closed", "_content", "_max_bytes", "_seen", "_timeout_seconds")
+
+    def __init__(
+        self, content: StreamReader, *, timeout_seconds: float, max_bytes: int | None, ask: Callable[[], None] | None
+    ) -> None:
+        self._content = content
+        self._timeout_seconds = timeout_seconds
+        self._max_bytes = max_bytes
+        self._ask = ask
+        self._seen = 0
+        self._closed = False
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the client still waits for `100 Continue`."""
+        return self._ask is not None and not self._content.total_bytes and not self._content.is_eof()
+
+    def ask(self) -> None:
+        """Tell the client to send the body, if it waits to be told.
+
+        Raises:
+            ClientError: it has left.
+        """
+        if not self.awaited:
+            self._ask = None
+        if self._ask is not None:
+            ask, self._ask = self._ask, None
+            try:
+                ask()
+            except ConnectionError as error:
+                raise ClientError("the client left before it sent its request's body") from error
+
+    @override
+    async def __anext__(self) -> bytes:
+        if self._closed:
+            raise ClientError("the request's body is not wanted any more")
+        self.ask()
+        data = await _read(self._content, self._timeout_seconds)
+        if not data:
+            raise StopAsyncIteration
+        self._seen += len(data)
+        if self._max_bytes is not None and self._seen > self._max_bytes:
+            raise PayloadTooLargeError(f"the request's body is longer than {self._max_bytes} bytes")
+        return data
+
+    @override
+    async def aclose(self) -> None:
+        self._closed = True
+
+
+async def _read(content: StreamReader, timeout_seconds: float) -> bytes:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await content.readany()
+    except TimeoutError:
+        raise RequestTimeoutError("the request's body took too long") from None
+    except Exception as error:  # aiohttp sets whatever it got: its own errors, OSError, RuntimeError
+        raise ClientError("the request's body is malformed or incomplete") from error
+
+
+async def discard(content: StreamReader, max_bytes: int, timeout_seconds: float) -> bool:
+    """Read the rest of a body that nobody wants; whether its end was reached within the limits."""
+    seen = 0
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while not content.is_eof():
+                seen += len(await _read(content, timeout_seconds))
+                if seen > max_bytes:
+                    return False
+    except (TimeoutError, ClientError):
+        return False
+    return True
+
+
+class RequestReader:
+    """Makes `Request`s.
+
+    Args:
+        make_id: a new request id.
+    """
+
+    def __init__(self, settings: ServerSettings, make_id: Callable[[], str]) -> None:
+        self._settings = settings
+        self._make_id = make_id
+        self._forwarding = Forwarding(settings.trusted_proxies)
+        self._via = settings.name
+
+    def read(self, raw: web.BaseRequest, send: Callable[[bytes], None]) -> tuple[Request, str]:
+        """The request, and its id.
+
+        Args:
+            send: writes to the client, for `100 Continue`.
+
+        Raises:
+            ClientError: the request cannot be served.
+        """
+        version = (raw.version.major, raw.version.minor)
+        if version not in {(1, 0), (1, 1)}:
+            raise VersionNotSupportedError("this server speaks HTTP/1.1 and HTTP/1.0")
+        if raw.method == "CONNECT":
+            raise NotImplementedRequestError("this server opens no tunnels to other hosts")
+        peer = _peer(raw)
+        trusted = self._forwarding.trusts(peer)
+        scheme = "https" if raw.transport is not None and raw.transport.get_extra_info("sslcontext") else "http"
+        host, target = _host_and_target(raw, scheme)
+        headers = _end_to_end(raw.headers)
+        headers["Host"] = host
+        origin = self._forwarding.apply(headers, peer=peer, scheme=scheme, host=host)
+        via = headers.get("Via")
+        own = f"{version[0]}.{version[1]} {self._via}"
+        headers["Via"] = f"{', '.join(headers.getall('Via'))}, {own}" if via is not None else own
+        request_id = headers.get("X-Request-ID", "") if trusted else ""
+        if not _SANE_ID.fullmatch(request_id):
+            request_id = self._make_id()
+        headers["X-Request-ID"] = request_id
+        headers.popall("Expect", None)  # this server answers it itself, when the body is wanted
+        request = Request(
+            method=raw.method,
+            target=target,
+            scheme=origin.scheme,
+            host=authority(origin.host, origin.scheme) or host,
+            headers=CIMultiDictProxy(headers),
+            body=self._body(raw, version, send),
+            client=origin.client,
+            version=version,
+        )
+        return request, request_id
+
+    def _body(self, raw: web.BaseRequest, version: tuple[int, int], send: Callable[[bytes], None]) -> Body:
+        coding = raw.headers.get("Transfer-Encoding")
+        if coding is not None:
+            if version < (1, 1):
+                raise ClientError("HTTP/1.0 knows no Transfer-Encoding")  # RFC 9112 §6.1: faulty framing
+            if coding.strip().lower() != "chunked":
+                raise NotImplementedRequestError("this server knows no transfer coding but chunked")
+        if not raw.body_exists:
+            return b""
+        limit = self._settings.max_body_bytes
+        content = raw.content
+        if limit is not None and int(raw.headers.get("Content-Length", "0")) > limit:
+            raise PayloadTooLargeError(f"the request's body is longer than {limit} bytes")
+        expects = version >= (1, 1) and raw.headers.get("Expect", "").lower() == "100-continue"
+        if content.is_eof() and content.total_bytes <= WHOLE_BODY_BYTES and content.exception() is None:
+            body = content.read_nowait()
+            if limit is not None and len(body) > limit:
+                raise PayloadTooLargeError(f"the request's body is longer than {limit} bytes")
+            return body
+        return RequestBody(
+            content,
+            timeout_seconds=self._settings.body_timeout_seconds,
+            max_bytes=limit,
+            ask=(lambda: send(b"HTTP/1.1 100 Continue\r\n\r\n")) if expects else None,
+        )
+
+
+def wanted_protocol(raw: web.BaseRequest, allowed: tuple[str, ...]) -> str | None:
+    """The protocol that the client asks to switch to, if it is one that may be tunnelled (RFC 9110 §7.8)."""
+    offer = raw.headers.get("Upgrade")
+    if offer is None or raw.version != (1, 1):
+        return None
+    options = ",".join(raw.headers.getall("Connection", ())).lower().split(",")
+    if "upgrade" not in [option.strip() for option in options]:
+        return None
+    for protocol in (part.strip() for part in offer.split(",")):
+        name = protocol.lower()
+        if name and (
+            name in allowed or ("*" in allowed and name.partition("/")[0] not in {"h2c", "h2", "http", "tls"})
+        ):
+            return protocol
+    return None
+
+
+def _peer(raw: web.BaseRequest) -> str:
+    name = raw.protocol.peername
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
+def _host_and_target(raw: web.BaseRequest, scheme: str) -> tuple[str, str]:
+    target = raw.raw_path
+    if target.startswith("/") or target == "*":
+        return _host_field(raw, scheme), target
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None or absolute["scheme"].lower() not in _DEFAULT_PORTS:
+        raise ClientError("the request target is neither a path nor an http or https URI")
+    host = authority(absolute["authority"], scheme)
+    if host is None:
+        raise ClientError("the request target's authority is no host")
+    rest: str = absolute["rest"]
+    if not rest.startswith("/"):
+        rest = "*" if raw.method == "OPTIONS" and not rest else "/" + rest
+    return host, rest
+
+
+def _host_field(raw: web.BaseRequest, scheme: str) -> str:
+    field = raw.headers.get("Host")
+    if field is None:  # HTTP/1.0; aiohttp's parser demands it of HTTP/1.1
+        name = raw.protocol.sockname
+        if not isinstance(name, tuple):
+            return "localhost"
+        field = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    host = authority(field, scheme)
+    if host is None:
+        raise ClientError("the Host field is no host")
+    return host
+
+
+@lru_cache(maxsize=1024)
+def authority(text: str, scheme: str) -> str | None:
+    """`text` as a host in lower case, with its port unless that is the scheme's own; None if it is no host."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        return None
+    port = match["port"]
+    if port and int(port) > 65535:
+        return None
+    host: str = match["host"].lower()
+    return f"{host}:{port}" if port and port != _DEFAULT_PORTS[scheme] else host
+
+
+def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    kept = headers.copy()
+    for field in headers.getall("Connection", ()):
+        for name in field.split(","):
+            kept.popall(name.strip(), None)
+    for name in _HOP_BY_HOP:
+        kept.popall(name, None)
+    return kept

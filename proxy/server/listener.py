@@ -1,0 +1,127 @@
+"""Opens the port, and closes it without breaking what is under way."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from proxy.address import Address
+from proxy.clock import Clock
+from proxy.metrics.registry import Registry
+from proxy.server.application import Application
+from proxy.server.handler import Handler
+from proxy.server.protocol import ProxyServer, require_supported_aiohttp
+from proxy.server.settings import ServerSettings
+
+CUT_SECONDS: Final = 5.0
+"""How long handlers may take to end once their connections are cut."""
+
+_log = structlog.get_logger("server")
+
+
+class Listener:
+    """Serves an application at one address, from `start` to `drain`.
+
+    Args:
+        application: answers the requests; may be replaced between requests by giving one that delegates.
+    """
+
+    def __init__(self, application: Application, settings: ServerSettings, clock: Clock, metrics: Registry) -> None:
+        require_supported_aiohttp()
+        self._settings = settings
+        self._handler = Handler(application, settings, clock, metrics)
+        self._protocols = ProxyServer(self._handler, settings=settings, refuse=self._handler.refuse)
+        self._accepting: asyncio.Server | None = None
+        metrics.gauge("sidecache_server_open_connections", "Client connections", lambda: len(self._protocols.clients))
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where clients can connect, ports as the system chose them; empty unless it accepts."""
+        if self._accepting is None:
+            return ()
+        return tuple(_address(sock) for sock in self._accepting.sockets)
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` has begun."""
+        return self._protocols.draining
+
+    async def start(self) -> None:
+        """Open the address and accept clients.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        listen = self._settings.listen
+        if listen.path:
+            _remove_stale_socket(Path(listen.path))
+            self._accepting = await loop.create_unix_server(
+                self._protocols, listen.path, backlog=self._settings.backlog
+            )
+        else:
+            self._accepting = await loop.create_server(
+                self._protocols,
+                listen.host or None,
+                listen.port,
+                backlog=self._settings.backlog,
+                reuse_port=self._settings.reuse_port or None,
+            )
+        _log.info("listening", addresses=[str(address) for address in self.addresses])
+
+    async def drain(self, grace_seconds: float | None = None) -> bool:
+        """Accept no more, close idle connections, let requests in flight finish, then cut what is left.
+
+        Args:
+            grace_seconds: how long requests may take; None: the setting.
+
+        Returns:
+            Whether every request finished in time.
+        """
+        if self._accepting is not None:
+            self._accepting.close()
+            self._accepting = None
+            if self._settings.listen.path:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._settings.listen.path)  # noqa: PTH108 — a socket, and one system call
+        self._protocols.close_idle()
+        grace = self._settings.drain_timeout_seconds if grace_seconds is None else grace_seconds
+        finished = await self._quiet_within(grace)
+        if not finished:
+            _log.warning("cutting connections with requests in flight", connections=len(self._protocols.clients))
+        self._protocols.cut()
+        await self._quiet_within(CUT_SECONDS)
+        return finished
+
+    async def _quiet_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._handler.wait_until_quiet()
+        except TimeoutError:
+            return False
+        return True
+
+
+def _address(sock: socket.socket) -> Address:
+    name = sock.getsockname()
+    return Address(path=name) if isinstance(name, str) else Address(name[0], name[1])
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Remove what a process left that did not end in order. A socket that answers is left alone."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()

@@ -1,0 +1,515 @@
+"""A client's connection, on top of aiohttp's request handling.
+
+Rule: aiohttp's private names stand in this file and nowhere else. `tests/contract/test_aiohttp_internals.py` names each
+of them and fails first when aiohttp changes; the version is pinned to one minor release.
+
+Theory of operation. aiohttp parses, queues pipelined messages and calls one handler after the other. This class adds
+what it leaves out: timers from the first byte on, back-pressure with a time-out, closing that does not lose the
+response, errors as problem documents, and upgrades to protocols other than WebSocket. Requests are counted as they are
+parsed (`_request_count`, aiohttp's) and as they are finished (`_finished`, ours); the connection *rests* when the two
+are equal, and only then stands aiohttp's parser at a boundary or within a head.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import Final, Protocol, cast
+
+import aiohttp
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpRequestParser
+from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+from typing_extensions import override
+
+from proxy.errors import ClientError, ProxyError
+from proxy.server.refusals import (
+    FieldsTooLargeError,
+    NotImplementedRequestError,
+    RequestTimeoutError,
+    TargetTooLongError,
+    TooManyConnectionsError,
+)
+from proxy.server.settings import ServerSettings
+
+SUPPORTED_AIOHTTP: Final = (3, 14)
+LINGER_SECONDS: Final = 5.0
+"""How long a client may go on sending what nobody reads before its connection is cut; nginx's lingering_timeout."""
+
+_log = structlog.get_logger("server")
+
+_FOR_EVER: Final = 10.0 * 365 * 86_400
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_WRITE_AT_ONCE_BYTES: Final = 16_384
+
+
+class ClientGoneError(ConnectionError):
+    """The client has left."""
+
+
+class WriteTimeoutError(ClientGoneError):
+    """The client took nothing of its response for too long."""
+
+
+class TunnelFeed(Protocol):
+    """Takes what a client sends after its protocol switch."""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Take `data`; the answer is `(False, b"")`: there is never an end that HTTP would go on after."""
+        ...
+
+    def feed_eof(self) -> None:
+        """The client sends no more. May be called twice."""
+        ...
+
+
+def require_supported_aiohttp() -> None:
+    """Check that the aiohttp in use is one that this file knows.
+
+    Raises:
+        RuntimeError: it is another minor version, or its C parser is missing. The pure-Python parser reads some
+            requests differently: a proxy must not disagree with itself about where a request ends.
+    """
+    version = tuple(int(part) for part in aiohttp.__version__.split(".")[:2])
+    if version != SUPPORTED_AIOHTTP:
+        expected = ".".join(map(str, SUPPORTED_AIOHTTP))
+        raise RuntimeError(f"aiohttp {aiohttp.__version__} is installed, but this version needs aiohttp {expected}")
+    if HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeError(
+            "aiohttp runs on its pure-Python parser: its C extension is missing or switched off "
+            "(AIOHTTP_NO_EXTENSIONS); install a wheel of aiohttp for this platform"
+        )
+
+
+class Written(web.StreamResponse):
+    """Tells aiohttp that a response has been written already, and whether the connection goes on."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep_alive
+
+    @override
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    @override
+    async def write_eof(self, data: bytes = b"") -> None:
+        return
+
+
+class _Refusal(Written):
+    """A response to what never became a request; the connection closes behind it."""
+
+    def __init__(self, connection: "Connection", wire: bytes) -> None:
+        super().__init__(keep_alive=False)
+        self._connection = connection
+        self._wire = wire
+
+    @override
+    async def write_eof(self, data: bytes = b"") -> None:
+        self._connection.send(self._wire)
+        self._connection.finish(keep_alive=False)
+        await self._connection.linger()
+
+
+class Connection(web.RequestHandler):
+    """One client's connection."""
+
+    __slots__ = (
+        "_closing_buffer",
+        "_deadline",
+        "_discarding",
+        "_finished",
+        "_gone",
+        "_head_end",
+        "_head_started",
+        "_must_close",
+        "_server",
+        "_settings",
+        "_socket_transport",
+        "_timer",
+        "_writable",
+        "sent_bytes",
+    )
+
+    def __init__(self, server: "ProxyServer", loop: asyncio.AbstractEventLoop, settings: ServerSettings) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=_FOR_EVER,  # the timers here start earlier and know more
+            access_log=None,  # type: ignore[arg-type]  # None is how aiohttp is told to keep no log
+            max_line_size=settings.max_target_bytes,
+            max_headers=settings.max_fields,
+            max_field_size=settings.max_field_bytes,
+            lingering_time=0.0,
+            read_bufsize=65_536,
+            auto_decompress=False,
+        )
+        # For the connection's life.
+        self._server = server
+        self._settings = settings
+        self._socket_transport: asyncio.Transport | None = None
+        self._finished = 0
+        self._must_close = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = inf
+        self._writable: asyncio.Future[None] | None = None
+        self._gone: asyncio.Future[None] | None = None
+        self._discarding = False
+        self._closing_buffer: int | None = None
+        # For one request's head.
+        self._head_started = False
+        self._head_end: bytes | None = (
+            b""  # the last bytes of what came in earlier chunks; None: empty lines came first
+        )
+        # For one response.
+        self.sent_bytes = 0
+
+    @property
+    def resting(self) -> bool:
+        """Whether every request that was received has been answered."""
+        return self._request_count == self._finished
+
+    @property
+    def idle(self) -> bool:
+        """Whether it rests, and no part of a further request has been seen."""
+        return self.resting and not self._head_started
+
+    @property
+    def must_close(self) -> bool:
+        """Whether no request can follow the present one."""
+        return self._must_close or self._server.draining
+
+    # --- what arrives
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket_transport = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
+        if self._server.admit(self):
+            self._arm(self._settings.keep_alive_timeout_seconds)
+
+    @override
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._deadline = inf
+        for waiter in (self._writable, self._gone):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        self._server.forget(self)
+        super().connection_lost(exc)
+        self._socket_transport = None
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            return
+        before = self._request_count
+        was_resting = self.resting and not self._upgraded
+        if was_resting and not self._head_started:
+            self._head_end = None if data[:1] in {b"\r", b"\n"} else b""
+        super().data_received(data)
+        if self._request_count > before:
+            self._message_arrived(data, alone=was_resting and self._request_count == before + 1)
+        elif was_resting and data:
+            if self._head_end is not None:
+                self._head_end = (self._head_end + data)[-3:]
+            if not self._head_started:
+                self._head_started = True
+                self._arm(self._settings.header_timeout_seconds)
+
+    def _message_arrived(self, data: bytes, *, alone: bool) -> None:
+        self._deadline = inf
+        self._head_started = False
+        if not self._messages:
+            return
+        message, payload = self._messages[-1]
+        if isinstance(message, _ErrInfo):
+            # aiohttp leaves a body that the parser gave up on without an end: whoever reads it would wait for ever.
+            waiting = [body for _, body in self._messages]
+            if self._current_request is not None:
+                waiting.append(self._current_request.content)
+            for body in waiting:
+                if not body.is_eof():
+                    body.set_exception(message.exc)
+        elif message.upgrade and not self._upgraded:
+            # The parser stops behind such a request and aiohttp throws away what follows in the same chunk, unless the
+            # protocol is WebSocket. If it is certain where the head ends, keep the rest as aiohttp does for WebSocket;
+            # otherwise nothing that follows may be read as a request.
+            if alone and payload is EMPTY_PAYLOAD and self._head_end is not None:
+                self._upgraded = True
+                self._message_tail = (self._head_end + data).partition(b"\r\n\r\n")[2]
+            else:
+                self._must_close = True
+        self._head_end = b""
+
+    @override
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's signature; aiohttp narrows it to None
+        if self._payload_parser is None:
+            return None
+        self._payload_parser.feed_eof()
+        return True
+
+    # --- what is sent
+
+    def send(self, *parts: bytes) -> None:
+        """Give `parts` to the socket.
+
+        Raises:
+            ClientGoneError: the client has left.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ClientGoneError("the client has left")
+        if len(parts) == 1:
+            transport.write(parts[0])
+            self.sent_bytes += len(parts[0])
+            return
+        size = sum(map(len, parts))
+        if size <= _WRITE_AT_ONCE_BYTES:
+            transport.write(b"".join(parts))
+        else:
+            transport.writelines(parts)
+        self.sent_bytes += size
+
+    def send_eof(self) -> None:
+        """End the direction to the client; the other one may go on.
+
+        Raises:
+            ClientGoneError: the client has left.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ClientGoneError("the client has left")
+        if transport.can_write_eof():
+            transport.write_eof()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    async def drain(self) -> None:
+        """Wait while the client is slow to take what was sent.
+
+        Raises:
+            WriteTimeoutError: it took nothing for the write time-out; the connection is cut.
+            ClientGoneError: it has left.
+        """
+        while self.writing_paused and (transport := self.transport) is not None:
+            before = transport.get_write_buffer_size()
+            self._writable = self._loop.create_future()
+            try:
+                async with asyncio.timeout(self._settings.write_timeout_seconds):
+                    await self._writable
+            except TimeoutError:
+                if transport.get_write_buffer_size() >= before:
+                    self.reset()
+                    raise WriteTimeoutError("the client takes nothing of its response") from None
+            finally:
+                self._writable = None
+        if self.transport is None:
+            raise ClientGoneError("the client has left")
+
+    def finish(self, *, keep_alive: bool) -> None:
+        """The request in hand has been answered. Owed once for each request, whatever became of it."""
+        self._finished += 1
+        self.sent_bytes = 0
+        if not keep_alive:
+            self._arm_close()
+            return
+        if self.resting:
+            self._head_started = False
+            self._arm(self._settings.keep_alive_timeout_seconds)
+            if self._upgraded and self._payload_parser is None:
+                self._go_on_after_refused_upgrade()
+
+    def _go_on_after_refused_upgrade(self) -> None:
+        # aiohttp would do this itself, later and past `data_received`.
+        tail, self._message_tail = self._message_tail, b""
+        self._upgraded = False
+        if self._parser is not None:
+            self._parser.set_upgraded(False)
+        if tail:
+            self.data_received(tail)
+        if self._buffer_paused:
+            self._resume_reading_if_drained()
+
+    @property
+    def can_switch(self) -> bool:
+        """Whether the request in hand was the last thing the parser read, so that the rest can go through a tunnel."""
+        return self._upgraded and not self._messages
+
+    def cut(self) -> None:
+        """Close the connection behind what was sent, within the write time-out."""
+        self.force_close()
+        self._arm_close()
+
+    def reset(self) -> None:
+        """Cut the connection so that the client cannot take what it has for a complete response."""
+        transport = self._socket_transport
+        if transport is None:
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.abort()
+
+    async def linger(self) -> None:
+        """Half-close, and throw away what still arrives until the client closes: closing at once with unread input
+        makes the system send a reset, which may overtake the response (RFC 9112 §9.6).
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        self._discarding = True
+        self._gone = self._loop.create_future()
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._resume_transport_reading()
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._gone
+        except TimeoutError:
+            pass
+        finally:
+            self._gone = None
+
+    # --- protocol switch
+
+    def switch(self, feed: TunnelFeed) -> None:
+        """Everything that arrives from now on goes to `feed`, first what arrived behind the request's head."""
+        self._deadline = inf
+        self.set_parser(feed)  # type: ignore[arg-type]  # aiohttp asks for a WebSocketReader and calls these two methods
+
+    # --- timers
+
+    def _arm(self, seconds: float) -> None:
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._time_out)
+
+    def _arm_close(self) -> None:
+        transport = self._socket_transport
+        if transport is not None:
+            self._closing_buffer = transport.get_write_buffer_size()
+            self._arm(max(self._settings.write_timeout_seconds, LINGER_SECONDS + 1.0))
+
+    def _time_out(self) -> None:
+        self._timer = None
+        transport = self._socket_transport
+        if transport is None or self._deadline == inf:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._time_out)
+            return
+        left = transport.get_write_buffer_size()
+        if self._closing_buffer is not None:
+            if left and left < self._closing_buffer:
+                self._arm_close()
+            else:
+                self.reset()
+        elif left:
+            self.reset()
+        else:
+            if self._head_started:
+                transport.write(self._server.refuse(RequestTimeoutError("the request's head took too long")))
+            self.force_close()
+            self._arm_close()
+
+    # --- errors that aiohttp finds
+
+    @override
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A problem document for what the parser refused. Anything else is our mistake, and ends the connection."""
+        if not isinstance(exc, HttpProcessingError):
+            _log.error("request handler failed", exc_info=exc)
+            self.reset()
+            raise ConnectionResetError("no response can be trusted any more")
+        return _Refusal(self, self._server.refuse(_translate(exc, self._settings)))
+
+
+def _translate(error: HttpProcessingError, settings: ServerSettings) -> ClientError:
+    """What aiohttp's parser says, in our words: its own show the bytes it stumbled over."""
+    if isinstance(error, LineTooLong):
+        if "reading: bytearray" in error.message:  # the parser collects a target in a bytearray, a field in bytes
+            return TargetTooLongError(f"the request target is longer than {settings.max_target_bytes} bytes")
+        return FieldsTooLargeError(f"a header field is longer than {settings.max_field_bytes} bytes")
+    if isinstance(error, BadHttpMethod):
+        return NotImplementedRequestError("the request method is not known here")
+    message = error.message
+    if message == "Too many headers received":
+        return FieldsTooLargeError(f"there are more than {settings.max_fields} header fields")
+    if message.endswith("header in request."):
+        return ClientError("the Host field is missing")
+    if message.startswith("Duplicate "):
+        return ClientError("a header field that may stand only once is repeated")
+    return ClientError("the request is malformed")
+
+
+class ProxyServer(web.Server):
+    """Makes a `Connection` for each client, and knows them all.
+
+    Args:
+        handler: answers one request.
+        settings: limits and time-outs.
+        refuse: the wire bytes of the problem document for what never became a request; the connection closes.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        settings: ServerSettings,
+        refuse: Callable[[ProxyError], bytes],
+    ) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self.refuse = refuse
+        self.draining = False
+        self._settings = settings
+        self.clients: set[Connection] = set()
+
+    @override
+    def __call__(self) -> Connection:
+        return Connection(self, self._loop, self._settings)
+
+    def admit(self, connection: Connection) -> bool:
+        """Take `connection` in, or answer that there are too many and close it."""
+        if len(self.clients) >= self._settings.max_connections:
+            connection.send(self.refuse(TooManyConnectionsError("too many clients are connected", retry_after=1)))
+            connection.force_close()
+            return False
+        self.clients.add(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """`connection` is closed."""
+        self.clients.discard(connection)
+
+    def close_idle(self) -> None:
+        """Close the connections that wait for a request, and let no connection outlive the request it has in hand."""
+        self.draining = True
+        for connection in list(self.clients):
+            if connection.idle:
+                connection.force_close()
+
+    def cut(self) -> None:
+        """End every connection, whatever it is doing."""
+        for connection in list(self.clients):
+            connection.reset()
