@@ -84,6 +84,7 @@ class LineWriter:
         self._signalled = False
         self._closing = threading.Event()
         self._abandoned = False
+        self._torn = False  # the last line out lacks its end
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
@@ -130,21 +131,20 @@ class LineWriter:
         """Write `lines`; whether all were. Those that cannot be are dropped, but for `close`, which leaves them."""
         done = True
         for piece, count in _pieces(lines):
-            if not self._write_piece(piece):
-                if self._abandoned:
-                    return False
-                done = False
-                with self._lock:
-                    self.dropped += count
+            written = self._write_piece(piece)
+            if self._abandoned and not written:
+                return False
+            done = done and written
             if counted:
                 with self._lock:
                     self._buffered_bytes -= len(piece)
+                    self.dropped += 0 if written else count
         return done
 
     def _write_piece(self, piece: bytes) -> bool:
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        rest = memoryview(piece)
+        rest = memoryview(b"\n" + piece if self._torn else piece)
         while rest:
             # A pipe that polls as writable takes PIPE_BUF bytes without blocking: the thread stays answerable.
             while not poll.poll(_POLL_MILLISECONDS):
@@ -154,8 +154,10 @@ class LineWriter:
                 rest = rest[os.write(self._fd, rest[: select.PIPE_BUF]) :]
             except BlockingIOError:
                 continue  # another process was quicker
-            except OSError:
-                return False  # the reader is gone or the disk is full: nobody can be told but the counter
+            except OSError:  # the reader is gone or the disk is full: nobody can be told but the counter
+                self._torn = self._torn or len(rest) < len(piece)
+                return False
+        self._torn = False
         return True
 
 

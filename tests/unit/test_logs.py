@@ -1,0 +1,444 @@
+"""One stream of log lines, and a proxy that never waits for its reader."""
+
+import asyncio
+import errno
+import fcntl
+import io
+import logging
+import os
+import pty
+import select
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typing_extensions import override
+
+from proxy.logs import JsonRenderer, LineWriter, Logs, LogSettings, TextRenderer, log_loop_exception
+
+PATIENCE_SECONDS = 10.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    deadline = monotonic() + PATIENCE_SECONDS
+    pause = threading.Event()
+    while not condition():
+        assert monotonic() < deadline, "the condition never came true"
+        pause.wait(0.002)
+
+
+@dataclass
+class Pipe:
+    """A pipe whose reader reads only when told."""
+
+    read_fd: int
+    write_fd: int
+
+    def read_available(self) -> bytes:
+        chunks: list[bytes] = []
+        while select.select([self.read_fd], [], [], 0)[0]:
+            chunk = os.read(self.read_fd, 1 << 20)
+            if not chunk:
+                break
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def read_until(self, enough: Callable[[bytes], bool]) -> bytes:
+        read = b""
+
+        def more() -> bool:
+            nonlocal read
+            read += self.read_available()
+            return enough(read)
+
+        wait_until(more)
+        return read
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    read_fd, write_fd = os.pipe()
+    fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, 65536)
+    yield Pipe(read_fd, write_fd)
+    for fd in (read_fd, write_fd):
+        try:
+            os.close(fd)
+        except OSError as error:
+            assert error.errno == errno.EBADF  # noqa: PT017 — a test may have closed it
+
+
+@contextmanager
+def logs_to(fd: int, wall: Callable[[], float] = lambda: 1_700_000_000.25, **changes: Any) -> Iterator[Logs]:
+    logs = Logs(LogSettings(**{"format": "json", "flush_seconds": 5, **changes}), wall, fd)
+    try:
+        yield logs
+    finally:
+        logs.close()
+
+
+def objects(text: bytes) -> list[dict[str, Any]]:
+    assert text.endswith(b"\n") or not text
+    return [orjson.loads(line) for line in text.splitlines()]
+
+
+def test_line_is_one_json_object_with_time_level_logger_and_event(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd):
+        structlog.get_logger("pipeline").warning("plugin failed", plugin="cache", attempt=2)
+    assert pipe.read_available() == (
+        b'{"timestamp":"2023-11-14T22:13:20.250000Z","level":"warning","logger":"pipeline",'
+        b'"event":"plugin failed","plugin":"cache","attempt":2}\n'
+    )
+
+
+def test_bound_request_id_is_in_the_line(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd), structlog.contextvars.bound_contextvars(request_id="abc"):
+        structlog.get_logger("a").info("first")
+    with logs_to(pipe.write_fd):
+        structlog.get_logger("a").info("second")
+    first, second = objects(pipe.read_available())
+    assert first["request_id"] == "abc"
+    assert "request_id" not in second
+
+
+def test_lines_below_the_level_are_not_written(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd, level="warning"):
+        log = structlog.get_logger("a")
+        log.info("no")
+        logging.getLogger("aiohttp.server").info("no")
+        log.error("yes")
+        logging.getLogger("aiohttp.server").error("yes")
+    assert [line["event"] for line in objects(pipe.read_available())] == ["yes", "yes"]
+
+
+def test_level_and_format_follow_a_new_configuration(pipe: Pipe) -> None:
+    log = structlog.get_logger("a")
+    with logs_to(pipe.write_fd, level="error") as logs:
+        log.info("one")
+        logs.configure(LogSettings(format="json", level="info"))
+        log.info("two")
+        logs.configure(LogSettings(format="text", level="info"))
+        log.info("three")
+        logging.getLogger("b").info("four")
+    first, *rest = pipe.read_available().splitlines()
+    assert orjson.loads(first)["event"] == "two"
+    assert [b"three" in rest[0], b"four" in rest[1], rest[0][:1] == b"{"] == [True, True, False]
+
+
+def test_standard_library_records_take_the_same_way(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd):
+        logging.getLogger("redis.connection").error("no connection to %s", "example.test", exc_info=OSError("refused"))
+    (line,) = objects(pipe.read_available())
+    assert line["logger"] == "redis.connection"
+    assert line["level"] == "error"
+    assert line["event"] == "no connection to example.test"
+    assert line["exception"][0]["exc_type"] == "OSError"
+
+
+def test_bad_standard_library_call_does_not_fail_its_caller(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
+    with logs_to(pipe.write_fd):
+        logging.getLogger("a").error("%d", "no number")
+        logging.getLogger("a").error("next")
+    assert [line["event"] for line in objects(pipe.read_available())] == ["next"]
+    assert "no number" in capsys.readouterr().err
+
+
+def test_warnings_are_logged(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("old ways", DeprecationWarning, stacklevel=1)
+    (line,) = objects(pipe.read_available())
+    assert line["logger"] == "py.warnings"
+    assert "old ways" in line["event"]
+
+
+def test_traceback_is_structured_and_without_locals(pipe: Pipe) -> None:
+    def fail() -> None:
+        token = "top-secret"  # noqa: F841 — the point: it must not be logged
+        raise ValueError("bad\nnews")
+
+    with logs_to(pipe.write_fd):
+        try:
+            fail()
+        except ValueError as error:
+            structlog.get_logger("a").error("failed", exc_info=error)
+    text = pipe.read_available()
+    (line,) = objects(text)
+    (trace,) = line["exception"]
+    assert (trace["exc_type"], trace["exc_value"]) == ("ValueError", "bad\nnews")
+    assert trace["frames"][-1]["name"] == "fail"
+    assert b"top-secret" not in text
+
+
+def test_closing_puts_back_what_was_configured_before(pipe: Pipe) -> None:
+    before = structlog.get_config()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with logs_to(pipe.write_fd):
+        assert root.handlers != handlers
+    assert structlog.get_config() == before
+    assert (root.handlers, root.level) == (handlers, level)
+
+
+class Odd:
+    """A value whose `repr` fails."""
+
+    @override
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def cycle() -> list[Any]:
+    made: list[Any] = [1]
+    made.append(made)
+    return made
+
+
+def test_request_text_that_is_no_utf8_is_logged_escaped() -> None:
+    line = orjson.loads(JsonRenderer()(None, "info", {"event": "x", "target": "/caf\udcc3\udca9"}))
+    assert line["target"] == "/caf\\udcc3\\udca9"
+
+
+@pytest.mark.parametrize(
+    ("value", "logged"),
+    [
+        (2**70, str(2**70)),
+        (-(2**70), str(-(2**70))),
+        (b"\xff", "b'\\xff'"),
+        ({"a": {1}}, {"a": "{1}"}),
+        ((1, None, True, 1.5), [1, None, True, 1.5]),
+        ({("k", 1): "v"}, {"('k', 1)": "v"}),
+        (datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T03:04:05Z"),
+    ],
+)
+def test_value_that_json_cannot_hold_is_logged_as_text(value: object, logged: object) -> None:
+    assert orjson.loads(JsonRenderer()(None, "info", {"event": "x", "value": value}))["value"] == logged
+
+
+@pytest.mark.parametrize("make", [JsonRenderer, lambda: TextRenderer(colours=False)])
+@pytest.mark.parametrize("value", [Odd(), cycle(), [Odd()], {"a": Odd()}, float("nan")])
+def test_no_value_fails_a_renderer(make: Callable[[], Any], value: object) -> None:
+    assert make()(None, "info", {"event": "x", "value": value, "timestamp": datetime.now(UTC)}).count(b"\n") == 1
+
+
+TEXTS = st.text(st.characters(), max_size=20)
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.binary(max_size=8) | st.builds(object),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS | st.integers(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(TEXTS, JSON_LIKE, max_size=5))
+@settings(deadline=None)
+def test_any_event_is_one_line_of_json(event: dict[str, Any]) -> None:
+    line = JsonRenderer()(None, "info", event)
+    assert line.count(b"\n") == 1
+    assert isinstance(orjson.loads(line), dict)
+
+
+@given(TEXTS, TEXTS)
+@settings(deadline=None)
+def test_text_line_never_moves_the_cursor(event: str, value: str) -> None:
+    line = TextRenderer(colours=False)(None, "info", {"event": event, "value": value}).decode()
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+
+
+def test_text_for_people_has_colours_on_a_terminal_only() -> None:
+    plain = TextRenderer(colours=False)(None, "info", {"event": "hello", "level": "info", "n": 1})
+    coloured = TextRenderer(colours=True)(None, "info", {"event": "hello", "level": "info", "n": 1})
+    assert b"\x1b[" not in plain
+    assert b"\x1b[" in coloured
+
+
+@pytest.mark.parametrize(("no_colour", "coloured"), [(False, True), (True, False)])
+def test_auto_format_is_text_on_a_terminal(monkeypatch: pytest.MonkeyPatch, no_colour: bool, coloured: bool) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_colour:
+        monkeypatch.setenv("NO_COLOR", "1")
+    main, terminal = pty.openpty()
+    try:
+        with logs_to(terminal, format="auto"):
+            structlog.get_logger("a").error("hello", exc_info=ValueError("bad"))
+        shown = os.read(main, 65536)
+    finally:
+        os.close(main)
+        os.close(terminal)
+    assert b"hello" in shown
+    assert b"ValueError: bad" in shown
+    assert shown[:1] != b"{"
+    assert (b"\x1b[" in shown) is coloured
+
+
+def test_auto_format_is_json_elsewhere(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd, format="auto"):
+        structlog.get_logger("a").info("hello")
+    assert objects(pipe.read_available())[0]["event"] == "hello"
+
+
+async def test_stopped_reader_of_a_full_pipe_does_not_stall_the_loop(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd, max_buffered_bytes=64 << 10) as logs:
+        log = structlog.get_logger("access")
+        longest = 0.0
+        written = 0
+        while not logs.dropped or written < 3000:
+            began = monotonic()
+            log.info("request", target="/x" * 50, number=written)
+            written += 1
+            await asyncio.sleep(0)
+            longest = max(longest, monotonic() - began)
+        assert longest < 2  # a blocked write would last until the test's time-out
+        dropped = logs.dropped
+        # The reader comes back: what was kept arrives whole and in order, and the log says what was lost.
+        read = await asyncio.to_thread(
+            pipe.read_until, lambda text: b"log lines dropped" in text and text[-1:] == b"\n"
+        )
+        lines = objects(read)
+        (report,) = [line for line in lines if line["event"] == "log lines dropped"]
+        assert report["lines"] == dropped == logs.dropped
+        numbers = [line["number"] for line in lines if line["event"] == "request"]
+        assert numbers == sorted(numbers)
+        assert len(numbers) + dropped == written
+        log.info("request", number=-1)
+    assert objects(pipe.read_available())[-1]["number"] == -1
+
+
+def test_closing_waits_for_a_stopped_reader_only_so_long(pipe: Pipe) -> None:
+    logs = Logs(LogSettings(format="json", flush_seconds=0.05, max_buffered_bytes=1 << 20), lambda: 0.0, pipe.write_fd)
+    log = structlog.get_logger("a")
+    for _ in range(3000):
+        log.info("x" * 200)
+    began = monotonic()
+    assert not logs.close()
+    assert monotonic() - began < 5
+    assert not [thread for thread in threading.enumerate() if thread.name == "log-writer"]
+
+
+def test_closing_flushes_everything_to_a_reader(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd) as logs:
+        reader_got: list[bytes] = []
+
+        def read_all() -> None:
+            with io.FileIO(os.dup(pipe.read_fd)) as stream:
+                while b"the last" not in (chunk := stream.read(65536) or b""):
+                    reader_got.append(chunk)
+                reader_got.append(chunk)
+
+        reader = threading.Thread(target=read_all)
+        reader.start()
+        log = structlog.get_logger("a")
+        for number in range(5000):
+            log.info("line", number=number)
+        log.info("the last")
+        assert logs.close()
+        reader.join(PATIENCE_SECONDS)
+    assert len(objects(b"".join(reader_got))) == 5001
+    assert logs.dropped == 0
+
+
+def no_report(count: int) -> bytes:
+    return b"dropped %d\n" % count
+
+
+def test_reader_that_is_gone_costs_lines_and_nothing_else(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.write_fd, 1 << 20, no_report)
+    os.close(pipe.read_fd)
+    for _ in range(10):
+        writer.write(b"lost\n")
+    wait_until(lambda: writer.dropped == 10)
+    assert writer.close(5)
+    writer.write(b"after the end\n")
+    assert writer.dropped == 11
+
+
+def test_line_cut_by_a_reader_that_left_does_not_spoil_the_next(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    writer_fd = os.open(tmp_path / "log", os.O_WRONLY)
+    writer = LineWriter(writer_fd, 4 << 20, no_report)
+    writer.write(b"x" * 300_000 + b"\n")
+    assert select.select([reader], [], [], PATIENCE_SECONDS)[0]
+    os.read(reader, 1000)
+    os.close(reader)
+    wait_until(lambda: writer.dropped == 1)
+    successor = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    writer.write(b"next\n")
+    read = Pipe(successor, writer_fd).read_until(lambda text: text.endswith(b"next\n"))
+    assert writer.close(5)
+    os.close(successor)
+    os.close(writer_fd)
+    assert set(read.split(b"\n", 1)[0]) == {ord("x")}
+    assert read.split(b"\n", 1)[1] in (b"next\n", b"dropped 1\nnext\n")
+
+
+def test_non_blocking_output_is_waited_for_by_the_thread(pipe: Pipe) -> None:
+    os.set_blocking(pipe.write_fd, False)
+    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
+    for number in range(20_000):
+        writer.write(b"line %d\n" % number)
+    read = pipe.read_until(lambda text: text.endswith(b"line 19999\n"))
+    assert read.count(b"\n") == 20_000
+    assert writer.close(5)
+    assert writer.dropped == 0
+
+
+def test_line_longer_than_a_pipe_is_written_whole(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
+    line = b"x" * 300_000 + b"\n"
+    writer.write(b"before\n")
+    writer.write(line)
+    writer.write(b"after\n")
+    assert pipe.read_until(lambda text: text.endswith(b"after\n")) == b"before\n" + line + b"after\n"
+    assert writer.close(5)
+
+
+def test_writers_on_one_pipe_do_not_tear_each_others_lines(pipe: Pipe) -> None:
+    writers = [LineWriter(pipe.write_fd, 8 << 20, no_report) for _ in range(3)]
+
+    def fill(writer: LineWriter, letter: bytes) -> None:
+        for _ in range(2000):
+            writer.write(letter * 200 + b"\n")
+
+    threads = [
+        threading.Thread(target=fill, args=(writer, letter))
+        for writer, letter in zip(writers, (b"a", b"b", b"c"), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    read = pipe.read_until(lambda text: text.count(b"\n") == 6000)
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert all(writer.close(5) for writer in writers)
+    assert set(read.splitlines()) == {letter * 200 for letter in (b"a", b"b", b"c")}
+
+
+async def test_loop_exception_is_logged_with_its_context() -> None:
+    loop = asyncio.get_running_loop()
+    with structlog.testing.capture_logs() as logs:
+        log_loop_exception(loop, {"message": "Task was destroyed", "exception": OSError("x"), "task": "<Task>"})
+        log_loop_exception(loop, {"message": "odd"})
+    assert logs[0]["detail"] == "Task was destroyed"
+    assert isinstance(logs[0]["exc_info"], OSError)
+    assert logs[0]["task"] == "'<Task>'"
+    assert logs[1]["log_level"] == "error"
+
+
+@pytest.mark.parametrize(
+    "bad", [{"level": "loud"}, {"format": "xml"}, {"max_buffered_bytes": 1}, {"flush_seconds": -1}, {"colour": True}]
+)
+def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        LogSettings(**bad)
