@@ -32,7 +32,7 @@ redis:
 	@bash .ci/setup redis
 
 run: runtime ## start the demo API with the sidecar in front, and print what to try (PORT, ADMIN_PORT, DEMO_PORT)
-	@exec $(BIN)/python deploy/demo/run.py --port $(PORT) --admin-port $(ADMIN_PORT) --demo-port $(DEMO_PORT)
+	@exec $(BIN)/python -m deploy.demo.run --port $(PORT) --admin-port $(ADMIN_PORT) --demo-port $(DEMO_PORT)
 
 # Part of the suite with ARGS="tests/unit -k cache": then coverage is not measured.
 test: venv redis ## run the tests with branch coverage; ARGS="tests/unit -k name" runs a part
@@ -55,11 +55,11 @@ format: venv ## put the code into its format and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 load: venv ## a thousand users against the sidecar; the report goes to loadtests/results (USERS, SECONDS_AT_LOAD)
-	@exec $(BIN)/python loadtests/run_load.py \
+	@exec $(BIN)/python -m loadtests.run_load \
 		--users $(USERS) --spawn-rate $(SPAWN_RATE) --seconds $(SECONDS_AT_LOAD)
 
 bench: runtime ## start-up time and idle memory
-	@exec $(BIN)/python loadtests/bench_startup.py
+	@exec $(BIN)/python -m loadtests.bench_startup
 
 lock: venv ## work out the pinned requirements anew, from the ranges in pyproject.toml
 	@bash .ci/lock

@@ -1,32 +1,28 @@
-"""`make run`: the demo API with Sidecache in front, until Ctrl-C.
+"""`make run`: the demo API with Sidecache in front, until Ctrl-C. Standard library only.
 
-Standard library only, and one rule: nothing that was started here outlives it. Both programs are asked to stop when
-this one is told to, or when either of them ends by itself; on Linux the kernel ends them if this process is killed.
+python -m deploy.demo.run --port 8080
 """
 
 import argparse
 import contextlib
-import ctypes
-import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-HOST: Final = "127.0.0.1"
-START_SECONDS: Final = 20.0
-STOP_SECONDS: Final = 10.0
-POLL_SECONDS: Final = 0.05
-PR_SET_PDEATHSIG: Final = 1
+from deploy.demo.processes import (
+    HOST,
+    StartError,
+    check_port,
+    demo_api,
+    running,
+    sidecar,
+    sidecar_settings,
+    wait_until_ready,
+)
 
 WHAT_TO_TRY: Final = """
 The demo API listens on {api}, Sidecache in front of it on {proxy}, its admin port on {admin}.
@@ -66,80 +62,6 @@ Ctrl-C ends both.
 """
 
 
-class StartError(Exception):
-    """The demo cannot be started; the message says why, and what to do."""
-
-
-def check_port(port: int, variable: str) -> None:
-    """Find out before anything starts whether a port can be listened on.
-
-    Raises:
-        StartError: it cannot.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise StartError(
-                f"port {port} cannot be used ({error.strerror}); choose another: make run {variable}={port + 10_000}"
-            ) from error
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """For the child, between fork and exec: SIGTERM when its parent ends, however that happens. Linux only."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-
-    def ask_kernel() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-    return ask_kernel
-
-
-@contextlib.contextmanager
-def running(name: str, command: Sequence[str], **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program, until the block is left: then it is asked to end, waited for, and in the end killed."""
-    process = subprocess.Popen(  # noqa: S603  # the command is ours
-        command,
-        cwd=ROOT,
-        env={**os.environ, **settings},
-        process_group=0,  # a Ctrl-C in the terminal reaches this program alone, which ends the others in order
-        preexec_fn=_die_with_parent(),  # noqa: PLW1509  # no threads have been started here
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            print(f"{name} did not end within {STOP_SECONDS:.0f} s and is killed", file=sys.stderr)
-            process.kill()
-            process.wait()
-
-
-def wait_until_ready(name: str, process: subprocess.Popen[bytes], url: str, stopping: threading.Event) -> None:
-    """Wait for 200 from `url`, or for the order to stop.
-
-    Raises:
-        StartError: the program ended, or took too long.
-    """
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # HTTP_PROXY is not for the loopback
-    deadline = time.monotonic() + START_SECONDS
-    while not stopping.is_set():
-        if process.poll() is not None:
-            raise StartError(f"{name} ended with status {process.returncode}; what it said is above")
-        with contextlib.suppress(OSError), opener.open(url, timeout=2) as response:
-            if response.status == 200:
-                return
-        if time.monotonic() > deadline:
-            raise StartError(f"{name} was not ready after {START_SECONDS:.0f} s ({url})")
-        stopping.wait(POLL_SECONDS)
-
-
 def watch(processes: dict[str, subprocess.Popen[bytes]], stopping: threading.Event) -> None:
     """Return when told to stop.
 
@@ -162,29 +84,21 @@ def demonstrate(options: argparse.Namespace, stopping: threading.Event) -> None:
     if len(set(ports.values())) < len(ports):
         raise StartError(f"the three ports have to differ: {ports}")
     for variable, port in ports.items():
-        check_port(port, variable)
+        try:
+            check_port(port)
+        except StartError as error:
+            raise StartError(f"{error}\nChoose another: make run {variable}={port + 10_000}") from error
     api, proxy, admin = (f"http://{HOST}:{port}" for port in (options.demo_port, options.port, options.admin_port))
-    sidecache = Path(sys.executable).with_name("sidecache")
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecache-demo-"))
-        api_process = stack.enter_context(
-            running("the demo API", [sys.executable, "-m", "deploy.demo.api", "--port", str(options.demo_port)])
-        )
+        api_process = stack.enter_context(running("the demo API", demo_api(options.demo_port)))
         wait_until_ready("the demo API", api_process, f"{api}/health", stopping)
-        sidecar = stack.enter_context(
-            running(
-                "Sidecache",
-                [str(sidecache), "run", "--config", str(ROOT / "config.toml")],
-                SIDECACHE_SERVER__LISTEN=f"{HOST}:{options.port}",
-                SIDECACHE_ADMIN__LISTEN=f"{HOST}:{options.admin_port}",
-                SIDECACHE_UPSTREAM__URL=api,
-                SIDECACHE_CACHE__LMDB_PATH=str(Path(directory, "cache")),
-            )
-        )
-        wait_until_ready("Sidecache", sidecar, f"{admin}/ready", stopping)
+        settings = sidecar_settings(options.port, options.admin_port, api, directory)
+        sidecar_process = stack.enter_context(running("Sidecache", sidecar(), settings))
+        wait_until_ready("Sidecache", sidecar_process, f"{admin}/ready", stopping)
         if not stopping.is_set():
             print(WHAT_TO_TRY.format(api=api, proxy=proxy, admin=admin), flush=True)
-        watch({"the demo API": api_process, "Sidecache": sidecar}, stopping)
+        watch({"the demo API": api_process, "Sidecache": sidecar_process}, stopping)
 
 
 def main() -> int:
