@@ -1,15 +1,16 @@
 """Invalidation is a log, not a scan.
 
 A purge appends one record and gets an id. An entry carries the id of the last record its sidecar had seen when its
-upstream request began; it is void if a matching record is newer.
+upstream request began; it is void if a matching record is newer. So a purge costs the same for one object or ten
+million, and beats a slow fetch that began before it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from proxy.storage.base import Entry, PurgeId
+from proxy.storage.base import PurgeId, Record
 
 
 class PurgeScope(Enum):
@@ -50,6 +51,9 @@ class Appended:
     shared: bool
 
 
+Subscriber: TypeAlias = Callable[[Purge | None], None]
+
+
 class InvalidationLog(Protocol):
     """The log of purges, and what follows from it."""
 
@@ -58,12 +62,25 @@ class InvalidationLog(Protocol):
         """The newest record applied here; to be read when an upstream request begins."""
         ...
 
-    def subscribe(self, apply: Callable[[Purge | None], None]) -> None:
+    @property
+    def ready(self) -> bool:
+        """The log has been read to its end at least once: what a second tier holds can be judged."""
+        ...
+
+    def subscribe(self, apply: Subscriber) -> None:
         """Have `apply` called for each record as it is seen; None: some were missed, drop everything local."""
         ...
 
-    def newest_match(self, entry: Entry) -> Purge | None:
-        """The record that voids `entry`: the newest hard one after `entry.purge_id`, else the newest soft one."""
+    def newest_match(self, primary: str, record: Record) -> Purge | None:
+        """The purge that voids `record`, stored under the primary key `primary` or a variant of it.
+
+        Returns:
+            The newest hard one after `record.purge_id`; without one, the newest soft one after it; without one, None.
+        """
+        ...
+
+    def refresh(self) -> None:
+        """Apply what others have appended, as far as that can be seen without waiting."""
         ...
 
     async def append(self, scope: PurgeScope, value: str, *, soft: bool = False) -> Appended:
@@ -76,4 +93,8 @@ class InvalidationLog(Protocol):
 
     async def close(self) -> None:
         """Stop. Safe after a failed start, and to call twice."""
+        ...
+
+    def stats(self) -> dict[str, object]:
+        """What the admin port shows of the log."""
         ...

@@ -1,1 +1,265 @@
-"""L1 and one L2 as one store."""
+"""L1 and one L2 as one store.
+
+A look-up asks L1, then what still waits to be written to L2, then L2 itself, within its time budget and past its
+breaker. A write goes to L1 at once and to L2 behind the request's back. What comes from L2 is held against the
+invalidation log when it is read; L1 is purged as the log goes on. No trouble in here is ever a caller's error.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from proxy.clock import Clock
+from proxy.metrics.registry import Registry
+from proxy.policy.model import Stored
+from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
+from proxy.storage.breaker import TierHealth
+from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
+from proxy.storage.memory import MemoryStore
+from proxy.storage.second_tier import SecondTier
+from proxy.storage.write_behind import WriteBehind
+from proxy.tasks import Tasks
+
+SWEEP_SECONDS: Final = 1.0
+SWEEP_PARTS: Final = 60
+"""Each sweep looks at this part of L1: an expired record is dropped within about a minute."""
+
+_log = structlog.get_logger("storage")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record and the tier it came from: `l1` or `l2`."""
+
+    record: Record
+    tier: str
+
+
+class TieredStore:
+    """The cache's storage as the rest of the program sees it.
+
+    Args:
+        l1: the memory tier.
+        l2: the second tier, or None.
+        log: the invalidation log; started and closed here.
+        tasks: where background work runs.
+    """
+
+    def __init__(
+        self,
+        l1: MemoryStore,
+        l2: SecondTier | None,
+        log: InvalidationLog,
+        clock: Clock,
+        tasks: Tasks,
+        metrics: Registry,
+    ) -> None:
+        self.l1 = l1
+        self.l2 = l2
+        self.log = log
+        self._clock = clock
+        self._tasks = tasks
+        self._behind = WriteBehind(l2, tasks) if l2 is not None else None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._purged = 0
+        self._softened = 0
+        self._voided = metrics.counter("sidecache_store_voided", "Records found void when read", ("tier",)).labels("l2")
+        log.subscribe(self._on_purge)
+        metrics.gauge("sidecache_store_bytes", "What the records in memory weigh", lambda: l1.bytes)
+        metrics.gauge("sidecache_store_max_bytes", "What the records in memory may weigh", lambda: l1.max_bytes)
+        metrics.gauge("sidecache_store_records", "Records in memory", lambda: len(l1))
+
+    # Life.
+
+    async def start(self) -> None:
+        """Open L2 and the log. One that cannot be opened is left out until it can."""
+        if self.l2 is not None:
+            await self.l2.start()
+        await self.log.start()
+        if self._behind is not None:
+            self._behind.start()
+        self._sweeper = self._tasks.start("store sweep", self._sweep())
+
+    async def close(self) -> None:
+        """Write what waits, as far as L2 takes it, and let go of everything. Safe to call twice."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        if self._behind is not None:
+            await self._behind.close()
+        await self.log.close()
+        if self.l2 is not None:
+            await self.l2.close()
+        self.l1.close()
+
+    async def flush(self) -> None:
+        """Wait until everything put so far is in L2, or dropped."""
+        if self._behind is not None:
+            await self._behind.flush()
+
+    # Verbs.
+
+    def get_local(self, key: CacheKey) -> Record | None:
+        """The record in L1. Never waits."""
+        return self.l1.get(key)
+
+    async def get(self, key: CacheKey) -> Found | None:
+        """The record under `key`, from the first tier that has it. What L2 has is kept in L1 from then on."""
+        record = self.l1.get(key)
+        if record is not None:
+            return Found(record, "l1")
+        if self.l2 is None or self._behind is None:
+            return None
+        waiting = self._behind.waiting(key)
+        if waiting is not None:
+            return self._judge(key, waiting.record) if waiting.record is not None else None
+        if not self.log.ready:
+            self.l2.counters.skipped.value += 1  # what was purged while this sidecar was away is not known yet
+            return None
+        record = await self.l2.get(key)
+        if record is None:
+            return None
+        newer = self.l1.peek(key)
+        if newer is not None:  # put while L2 was asked
+            return Found(newer, "l1")
+        return self._judge(key, record)
+
+    def _judge(self, key: CacheKey, record: Record) -> Found | None:
+        """What the invalidation log leaves of `record`, which is not in L1 yet."""
+        if record.discard_at <= self._clock.wall():
+            return None
+        self.log.refresh()
+        purge = self.log.newest_match(key.primary, record)
+        if purge is not None:
+            self._voided.value += 1
+            if not purge.soft:
+                self._write(key, None)
+                return None
+            record = _softened(record, purge)
+        self.l1.put(key, record)
+        return Found(record, "l2")
+
+    def put(self, key: CacheKey, record: Record) -> None:
+        """Keep `record`: in L1 now, in L2 soon. One that a purge has voided since its fetch began is not kept."""
+        purge = self.log.newest_match(key.primary, record)
+        if purge is not None:
+            if not purge.soft:
+                return
+            record = _softened(record, purge)
+        self.l1.put(key, record)
+        self._write(key, record)
+
+    def delete(self, key: CacheKey) -> None:
+        """Forget what is under `key`: in L1 now, in L2 soon; a `get` in between does not find it."""
+        self.l1.delete(key)
+        self._write(key, None)
+
+    def attach_form(self, key: CacheKey, entry: Entry, name: str, data: bytes) -> Entry | None:
+        """Keep `data` as the form `name` of `entry`, if what is stored under `key` still has this entry's body.
+
+        Returns:
+            The entry that stands in its place now, or None.
+        """
+        grown = self.l1.attach_form(key, entry, name, data)
+        if grown is not None:
+            self._write(key, grown)
+        return grown
+
+    def _write(self, key: CacheKey, record: Record | None) -> None:
+        if self._behind is not None:
+            self._behind.add(key, record)
+
+    # Purges.
+
+    def _on_purge(self, purge: Purge | None) -> None:
+        if purge is None:
+            self._purged += self.l1.clear()
+            return
+        keys = self._matching(purge)
+        if not purge.soft:
+            if purge.scope is PurgeScope.ALL:
+                self._purged += self.l1.clear()
+                return
+            for key in keys:
+                self._purged += self.l1.delete(key)
+            return
+        for key in keys:
+            self._softened += 1
+            self.l1.update(key, lambda entry: replace(entry, stored=soften(entry.stored, purge.at)))
+
+    def _matching(self, purge: Purge) -> list[CacheKey]:
+        match purge.scope:
+            case PurgeScope.KEY:
+                return self.l1.keys_of_primary(purge.value)
+            case PurgeScope.URL:
+                return self.l1.keys_of_url(purge.value)
+            case PurgeScope.PREFIX:
+                return self.l1.keys_of_prefix(purge.value)
+            case PurgeScope.TAG:
+                return self.l1.keys_of_tag(purge.value)
+            case PurgeScope.ALL:
+                return self.l1.keys() if purge.soft else []
+
+    # Background.
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.l1.sweep(len(self.l1) // SWEEP_PARTS + 1)
+
+    # Reports.
+
+    def health(self) -> TierHealth | None:
+        """How L2 is; None without one."""
+        return None if self.l2 is None else self.l2.health()
+
+    def stats(self) -> Mapping[str, object]:
+        """What the admin port shows; values that orjson can write."""
+        l1 = self.l1
+        tiers: dict[str, object] = {
+            "l1": {
+                "records": len(l1),
+                "bytes": l1.bytes,
+                "max_bytes": l1.max_bytes,
+                "hits": l1.hits,
+                "misses": l1.misses,
+                "puts": l1.puts,
+                "evictions": l1.evictions,
+                "expirations": l1.expirations,
+                "refusals": l1.refusals,
+                "purged": self._purged,
+                "softened": self._softened,
+            },
+            "l2": None,
+            "invalidations": self.log.stats(),
+        }
+        if self.l2 is not None and self._behind is not None:
+            health = self.l2.health()
+            tiers["l2"] = {
+                "kind": self.l2.name,
+                "state": health.state.value,
+                "since": health.since,
+                "last_error": health.last_error,
+                "last_error_at": health.last_error_at,
+                "last_latency_seconds": health.last_latency_seconds,
+                "voided": int(self._voided.value),
+                **self.l2.stats(),
+                **self._behind.stats(),
+            }
+        return tiers
+
+
+def soften(stored: Stored, at: float) -> Stored:
+    from proxy.policy import invalidation  # noqa: PLC0415  # until it is there
+
+    return invalidation.soften(stored, at)
+
+
+def _softened(record: Record, purge: Purge) -> Record:
+    # A marker names the fields that select a variant: that does not become stale, the variants do.
+    if isinstance(record, VaryMarker):
+        return record
+    return replace(record, stored=soften(record.stored, purge.at))
