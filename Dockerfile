@@ -49,7 +49,7 @@ COPY deploy/healthcheck.py /opt/sidecache/lib/healthcheck.py
 # Listening beyond the loopback is what a container's port is for. The admin port stays within.
 ENV SIDECACHE_SERVER__LISTEN=0.0.0.0:8080 \
     SIDECACHE_ADMIN__LISTEN=127.0.0.1:9090 \
-    SIDECACHE_CACHE__LMDB_PATH=/var/lib/sidecache/cache
+    SIDECACHE_CACHE__LMDB_PATH=/var/lib/sidecache/cache.mdb
 VOLUME /var/lib/sidecache
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \

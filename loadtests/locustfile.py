@@ -12,12 +12,9 @@ counted: an item has to be the one that was asked for, and never older than what
 import collections
 import itertools
 import json
-import math
 import random
-import re
-from array import array
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +26,9 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.event import EventHook
 from typing_extensions import override
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # locust finds this file by its path, from anywhere
+from loadtests.tally import Tally  # noqa: E402  # it can be found from here on
 
 ITEMS: Final = 2000
 PAGES: Final = 40
@@ -43,8 +43,6 @@ CODINGS: Final = {  # Accept-Encoding: its share of users; what locust's client 
     "gzip;q=1.0, identity;q=0.5": 5,
     "identity": 10,
 }
-HIT: Final = re.compile(r";\s*hit\b")
-FORWARDED: Final = re.compile(r";\s*fwd=([a-z-]+)")
 
 _POPULARITY: Final = tuple(itertools.accumulate(1 / rank for rank in range(1, ITEMS + 1)))
 
@@ -52,22 +50,6 @@ _POPULARITY: Final = tuple(itertools.accumulate(1 / rank for rank in range(1, IT
 def popular_item() -> int:
     """The number of an item, by Zipf's law with exponent 1."""
     return random.choices(range(1, ITEMS + 1), cum_weights=_POPULARITY)[0]
-
-
-def outcome_of(cache_status: str) -> str:
-    """What a cache did, by its Cache-Status field (RFC 9211): `hit`, `fwd=` and the reason, or `none` without it."""
-    if not cache_status:
-        return "none"
-    nearest = cache_status.rpartition(",")[2]  # the last member is the cache nearest to the client
-    if HIT.search(nearest):
-        return "hit"
-    found = FORWARDED.search(nearest)
-    return f"fwd={found[1]}" if found else "other"
-
-
-def percentile(ordered: "array[float]", share: float) -> float:
-    """The value that a `share` of them does not exceed (nearest rank); 0 of none."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
 def field_of(response: ResponseContextManager, name: str) -> str:
@@ -93,49 +75,6 @@ class Known(NamedTuple):
 
     etag: str
     version: int
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was measured. Milliseconds, by outcome of the cache; nothing is rounded into buckets."""
-
-    milliseconds: dict[str, "array[float]"] = field(default_factory=lambda: collections.defaultdict(lambda: array("d")))
-    statuses: collections.Counter[str] = field(default_factory=collections.Counter)
-    codings: collections.Counter[str] = field(default_factory=collections.Counter)
-
-    def add(self, response_time: float, response: ResponseContextManager | None) -> None:
-        """Count one request; `response` is None, or has no fields, if there was no answer."""
-        if response is None or response.headers is None:
-            self.milliseconds["none"].append(response_time)
-            self.statuses["0"] += 1
-            return
-        self.milliseconds[outcome_of(field_of(response, "Cache-Status"))].append(response_time)
-        self.statuses[str(response.status_code)] += 1
-        self.codings[field_of(response, "Content-Encoding") or "identity"] += 1
-
-    def summary(self) -> dict[str, object]:
-        """Counts, the share of hits in all requests, and quantiles of all, of hits and of the rest."""
-        hits = self.milliseconds.get("hit", array("d"))
-        others = array("d", itertools.chain(*(v for k, v in self.milliseconds.items() if k != "hit")))
-        everything = array("d", itertools.chain(hits, others))
-        return {
-            "requests": len(everything),
-            "hit_ratio": len(hits) / len(everything) if everything else 0.0,
-            "outcomes": {name: len(values) for name, values in sorted(self.milliseconds.items())},
-            "statuses": dict(sorted(self.statuses.items())),
-            "content_codings": dict(sorted(self.codings.items())),
-            "milliseconds": {
-                "all": _quantiles(everything),
-                "cached": _quantiles(hits),
-                "not_cached": _quantiles(others),
-            },
-        }
-
-
-def _quantiles(values: "array[float]") -> dict[str, float]:
-    ordered = array("d", sorted(values))
-    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
-    return {name: round(percentile(ordered, share), 3) for name, share in shares.items()}
 
 
 class Shopper(FastHttpUser):
@@ -277,7 +216,11 @@ def start_counting(environment: Environment, **_: Any) -> None:
     tally = Tally()
 
     def count(response_time: float, response: ResponseContextManager | None = None, **_: Any) -> None:
-        tally.add(response_time, response)
+        if response is None or response.headers is None:
+            tally.add(response_time, 0)
+        else:
+            status = response.status_code or 0
+            tally.add(response_time, status, field_of(response, "Cache-Status"), field_of(response, "Content-Encoding"))
 
     def write(**_: Any) -> None:
         path = getattr(environment.parsed_options, "tally", "")

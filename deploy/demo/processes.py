@@ -134,5 +134,5 @@ def sidecar_settings(port: int, admin_port: int, upstream: str, directory: str) 
         "SIDECACHE_SERVER__LISTEN": f"{HOST}:{port}",
         "SIDECACHE_ADMIN__LISTEN": f"{HOST}:{admin_port}",
         "SIDECACHE_UPSTREAM__URL": upstream,
-        "SIDECACHE_CACHE__LMDB_PATH": str(Path(directory, "cache")),
+        "SIDECACHE_CACHE__LMDB_PATH": str(Path(directory, "cache.mdb")),
     }
