@@ -28,7 +28,7 @@ from locust.event import EventHook
 from typing_extensions import override
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # locust finds this file by its path, from anywhere
-from loadtests.tally import Tally  # noqa: E402  # it can be found from here on
+from loadtests.tally import Tally  # it can be found from here on
 
 ITEMS: Final = 2000
 PAGES: Final = 40
