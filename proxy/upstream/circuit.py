@@ -132,7 +132,7 @@ class Circuit:
         rules: CircuitRules,
         clock: Clock,
         rng: random.Random,
-        on_transition: "Callable[[Circuit, CircuitState], None] | None" = None,
+        on_transition: "Callable[[Circuit, CircuitState], None]",
     ) -> None:
         self.rules = rules
         self.state = CircuitState.CLOSED
@@ -252,8 +252,7 @@ class Circuit:
         elif state is CircuitState.CLOSED:
             self.openings = 0
             self._window.clear()
-        if self._on_transition is not None:
-            self._on_transition(self, before)
+        self._on_transition(self, before)
 
     def _open_seconds(self) -> float:
         growth = self.rules.open_growth ** min(self.openings, _MAX_DOUBLINGS)
