@@ -13,6 +13,7 @@ import structlog
 from pydantic import Field
 from typing_extensions import override
 
+from proxy.errors import ProxyError
 from proxy.http.message import Headers, Request
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
@@ -73,66 +74,56 @@ class AccessLog(Plugin[AccessLogSettings]):
     def on_complete(self, exchange: Exchange, outcome: Outcome) -> None:
         if self._log is None:
             return
-        if not self._wanted(outcome):
+        error = outcome.error or exchange.error
+        if not self._wanted(outcome, failed=error is not None or outcome.aborted or outcome.status >= 500):
             self._skipped += 1
             return
         self._written += 1
-        self._log.info("request", **self._fields(exchange, outcome))
+        self._log.info("request", **self._fields(exchange, outcome, error))
 
     @override
     def stats(self) -> Stats:
         return {"written": self._written, "not_sampled": self._skipped}
 
-    def _wanted(self, outcome: Outcome) -> bool:
-        return (
-            self.settings.sample >= 1
-            or outcome.status >= 500
-            or outcome.duration >= self.settings.slow_seconds
-            or outcome.error is not None
-            or outcome.aborted
-            or self._rng.random() < self.settings.sample
-        )
+    def _wanted(self, outcome: Outcome, *, failed: bool) -> bool:
+        sample = self.settings.sample
+        return sample >= 1 or failed or outcome.duration >= self.settings.slow_seconds or self._rng.random() < sample
 
-    def _fields(self, exchange: Exchange, outcome: Outcome) -> dict[str, object]:
+    def _fields(self, exchange: Exchange, outcome: Outcome, error: ProxyError | None) -> dict[str, object]:
+        """What the line says; what there is nothing to say of is left out."""
         request = exchange.take(self._received) or exchange.request
         cache = exchange.cache
         fields: dict[str, object] = {
             "request_id": exchange.id,
-            "route": exchange.route.name,
+            "trace_id": trace_id(request.headers),
+            "client": request.client,
             "method": request.method,
             "host": request.host,
             "target": self.redact(request.target),
+            "route": exchange.route.name,
             "status": outcome.status,
             "bytes": outcome.bytes_sent,
+            "answered_by": exchange.answered_by,
+            "cache": cache.result.value,
+            "cache_reason": cache.reason.token if cache.reason else None,
+            "cache_tier": cache.tier or None,
+            "collapsed": cache.collapsed or None,
             "duration_ms": _milliseconds(outcome.duration),
             "first_byte_ms": _milliseconds(outcome.first_byte),
             "upstream_ms": _milliseconds(exchange.upstream_seconds),
-            "answered_by": exchange.answered_by,
-            "cache": cache.result.value,
-            "client": request.client,
+            "aborted": outcome.aborted or None,
+            "notes": exchange.notes or None,
         }
-        if cache.reason is not None:
-            fields["cache_reason"] = cache.reason.token
-        if cache.tier:
-            fields["cache_tier"] = cache.tier
-        if cache.collapsed:
-            fields["collapsed"] = True
-        if (trace := trace_id(request.headers)) is not None:
-            fields["trace_id"] = trace
-        if outcome.error is not None:
-            fields["error"] = outcome.error.error_type
-            fields["error_detail"] = outcome.error.detail
-        if outcome.aborted:
-            fields["aborted"] = True
+        if error is not None:
+            fields["error"] = error.error_type
+            fields["error_detail"] = error.detail
         if self.settings.request_headers:
             fields["request_headers"] = {
                 name.lower(): value
                 for name in self.settings.request_headers
                 if (value := request.headers.get(name)) is not None
             }
-        if exchange.notes:
-            fields["notes"] = dict(exchange.notes)
-        return fields
+        return {name: value for name, value in fields.items() if value is not None}
 
     def redact(self, target: str) -> str:
         """`target` with the values of the secret query parameters masked."""
