@@ -36,7 +36,8 @@ def compile_path(template: str) -> re.Pattern[str]:
     parts = _PLACEHOLDER.split(head)
     if any("{" in part or "}" in part for part in parts[::2]):
         raise ValueError("'{' and '}' enclose a placeholder such as {id}")
-    sample = head + "x" if star else head  # what '*' stands for may go on with the last segment: `/.*` is no dot segment
+    # What `*` stands for may go on with the last segment: in `/.*` there is no dot segment.
+    sample = f"{head}x" if star else head
     if normal_path(sample) != sample:
         raise ValueError("paths are matched in normal form: no dot segments, nothing encoded that need not be")
     pattern = "".join("[^/]+" if place % 2 else re.escape(part) for place, part in enumerate(parts))
