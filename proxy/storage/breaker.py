@@ -1,5 +1,6 @@
 """Takes a failing second tier out of the path, and tries it again from time to time."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -102,6 +103,12 @@ class Breaker:
             self.opened += 1
         if self._state is not TierState.DOWN:
             self._move(TierState.DOWN)
+
+    def shut(self, error: str) -> None:
+        """Let nothing through ever again: what the breaker guards cannot work before a restart."""
+        self.failed(error)
+        self._move(TierState.DOWN)
+        self._retry_at = math.inf
 
     def health(self) -> TierHealth:
         """The state, and what led to it."""

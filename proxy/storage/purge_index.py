@@ -36,7 +36,7 @@ class PurgeIndex:
 
     def __init__(self, max_purges: int = MAX_PURGES) -> None:
         self._max_purges = max_purges
-        self._newest: dict[_Name, Purge] = {}  # in the order of their ids
+        self._newest: dict[_Name, Purge] = {}  # in the order in which they were applied
         self._prefix_lengths: dict[int, int] = {}  # length: how many prefixes of it are in the index
         self._subscribers: list[Subscriber] = []
         self.last_seen: PurgeId = 0
@@ -52,17 +52,23 @@ class PurgeIndex:
         self._subscribers.append(apply)
 
     def apply(self, purge: Purge) -> None:
-        """Take note of `purge`, and tell the subscribers. Its id is above `last_seen`."""
-        self.remember(purge)
+        """Take note of `purge`, and tell the subscribers; nothing happens if it, or a newer one of its name, is known.
+
+        A purge may come late: after one that was appended later, but here. Whoever fetched since that one was applied
+        did so after both.
+        """
+        name = (purge.scope, purge.value, purge.soft)
+        known = self._newest.get(name)
+        if known is not None and known.id >= purge.id:
+            return
+        self._remember(name, purge, new=known is None)
         self.applied += 1
         for subscriber in self._subscribers:
             subscriber(purge)
 
-    def remember(self, purge: Purge) -> None:
-        """Take note of `purge` without telling the subscribers: they know it, or have nothing yet."""
-        name = (purge.scope, purge.value, purge.soft)
-        known = self._newest.pop(name, None)  # and in again at the end: the dict stays in the order of ids
-        if known is None and purge.scope is PurgeScope.PREFIX:
+    def _remember(self, name: _Name, purge: Purge, *, new: bool) -> None:
+        self._newest.pop(name, None)  # and in again at the end: the oldest stand first
+        if new and purge.scope is PurgeScope.PREFIX:
             length = len(purge.value)
             self._prefix_lengths[length] = self._prefix_lengths.get(length, 0) + 1
         self._newest[name] = purge
