@@ -29,7 +29,11 @@ def _connect(listen: str) -> socket.socket:
     if listen.startswith(UNIX_PREFIX):
         connected = socket.socket(socket.AF_UNIX)
         connected.settimeout(TIMEOUT_SECONDS)
-        connected.connect(listen.removeprefix(UNIX_PREFIX))
+        try:
+            connected.connect(listen.removeprefix(UNIX_PREFIX))
+        except OSError:
+            connected.close()
+            raise
         return connected
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")

@@ -6,24 +6,24 @@ Free of locust, which patches the interpreter that it is imported into.
 import collections
 import itertools
 import math
-import re
 from array import array
 from dataclasses import dataclass, field
-from typing import Final
 
-HIT: Final = re.compile(r";\s*hit\b")
-FORWARDED: Final = re.compile(r";\s*fwd=([a-z-]+)")
+import http_sf
 
 
 def outcome_of(cache_status: str) -> str:
     """What a cache did, by its Cache-Status field (RFC 9211): `hit`, `fwd=` and the reason, or `none` without it."""
     if not cache_status:
         return "none"
-    nearest = cache_status.rpartition(",")[2]  # the last member is the cache nearest to the client
-    if HIT.search(nearest):
+    try:
+        members = http_sf.parse(cache_status.encode(), tltype="list")
+        _, parameters = members[-1]  # the last member is the cache nearest to the client
+    except (ValueError, IndexError):
+        return "malformed"
+    if parameters.get("hit") is True:
         return "hit"
-    found = FORWARDED.search(nearest)
-    return f"fwd={found[1]}" if found else "other"
+    return f"fwd={parameters['fwd']}" if "fwd" in parameters else "other"
 
 
 def percentile(ordered: "array[float]", share: float) -> float:
