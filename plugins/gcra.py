@@ -1,0 +1,176 @@
+"""GCRA, the generic cell rate algorithm, and a bounded table of what each key has used up.
+
+Theory of operation. A key's *due* time is the moment at which all it has been granted will have been paid for, one
+request each `interval`. A request is granted if, with it, the due time lies at most `burst` intervals ahead. So one
+number per key says all; a due time in the past says the same as no number at all, and such keys are dropped.
+
+Times are whole nanoseconds: sums are exact, and no key is ever granted more than `burst + elapsed / interval`.
+
+Memory. The table never holds more than `max_keys`. Keys are filed by due time in slots a sixteenth of the horizon wide;
+a grant only moves the due time, and the file is corrected when the slot's turn comes, so that a grant costs one
+dictionary write. Each grant drops up to two keys of the past, which is faster than they can be added.
+
+When the table is full of keys that still owe, a new key takes the place of the one that owes least. Whoever invents
+keys to push a limited one out therefore has to spend nearly a whole burst on each of `max_keys` keys at once: keys used
+once push out each other.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+NANOSECONDS: Final = 1_000_000_000
+_SLOTS: Final = 16
+_SWEPT_PER_GRANT: Final = 2
+_SAMPLED: Final = 8
+_NO_SLOT: Final = 1 << 200
+
+Key: TypeAlias = str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A rate.
+
+    Attributes:
+        interval_ns: one request is earned back in this time.
+        burst: how many may come at once.
+
+    Raises:
+        ValueError: one of them is below 1.
+    """
+
+    interval_ns: int
+    burst: int
+
+    def __post_init__(self) -> None:
+        if self.interval_ns < 1 or self.burst < 1:
+            raise ValueError(f"interval and burst are at least 1, not {self.interval_ns} and {self.burst}")
+
+    @classmethod
+    def per_period(cls, rate: int, period_seconds: float, burst: int | None = None) -> "Limit":
+        """`rate` requests in `period_seconds`, `burst` of them (default: all) at once.
+
+        The interval is rounded up to a nanosecond: never more than asked for.
+
+        Raises:
+            ValueError: the rate is above one request in a nanosecond, or an argument is not positive.
+        """
+        return cls(-(-round(period_seconds * NANOSECONDS) // rate) if rate > 0 else 0, rate if burst is None else burst)
+
+    @property
+    def horizon_ns(self) -> int:
+        """The time in which a whole burst is earned back; no due time lies further ahead."""
+        return self.interval_ns * self.burst
+
+
+class Reading(NamedTuple):
+    """What a key has left.
+
+    Attributes:
+        granted: whether one more request is within the limit.
+        remaining: how many more could come at once; not counting the request asked about if that is granted.
+        wait_ns: until a request would be granted; 0 if one would be now.
+        reset_ns: until the whole burst is there again.
+    """
+
+    granted: bool
+    remaining: int
+    wait_ns: int
+    reset_ns: int
+
+
+class Meter:
+    """The due times of the keys of one limit. See the module.
+
+    Args:
+        max_keys: how many keys are held at most.
+    """
+
+    __slots__ = ("_due", "_first", "_slots", "_width", "forgotten", "limit", "max_keys")
+
+    def __init__(self, limit: Limit, max_keys: int) -> None:
+        assert max_keys > 0
+        self.limit = limit
+        self.max_keys = max_keys
+        self.forgotten = 0
+        """Keys pushed out while they owed something."""
+        self._due: dict[Key, int] = {}
+        self._width = max(1, limit.horizon_ns // _SLOTS)
+        self._slots: dict[int, list[Key]] = {}
+        self._first = _NO_SLOT  # the lowest slot with keys
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._due
+
+    def read(self, key: Key, now_ns: int) -> Reading:
+        """What `key` would be told if it asked now. Changes nothing."""
+        limit = self.limit
+        horizon, interval = limit.interval_ns * limit.burst, limit.interval_ns
+        owed = max(self._due.get(key, 0) - now_ns, 0)
+        room = horizon - owed - interval
+        if room < 0:
+            return Reading(False, 0, -room, owed)
+        return Reading(True, room // interval, 0, owed + interval)
+
+    def charge(self, key: Key, now_ns: int) -> None:
+        """Put one request on `key`'s account, granted or not by `read`: that is the caller's decision."""
+        due = self._due.get(key)
+        if due is None:
+            if len(self._due) >= self.max_keys:
+                self._make_room(now_ns)
+            due = now_ns + self.limit.interval_ns
+            self._file(key, due)
+        else:
+            due = max(due, now_ns) + self.limit.interval_ns
+        self._due[key] = due
+        self._sweep(now_ns)
+
+    def _sweep(self, now_ns: int) -> None:
+        """Drop a few keys that owe nothing, oldest slots first."""
+        current = now_ns // self._width
+        for _ in range(_SWEPT_PER_GRANT):
+            if self._first >= current:
+                return
+            _, key = self._pop()
+            due = self._due[key]
+            if due > now_ns:
+                self._file(key, due)
+            else:
+                del self._due[key]
+
+    def _make_room(self, now_ns: int) -> None:
+        """Drop the key that owes least, to within a slot; of a sample, where the file is out of date."""
+        candidates: list[Key] = []
+        for _ in range(min(_SAMPLED, len(self._due))):
+            slot, key = self._pop()
+            candidates.append(key)
+            if self._due[key] // self._width <= slot:
+                break
+        victim = min(candidates, key=self._due.__getitem__)
+        for key in candidates:
+            if key != victim:
+                self._file(key, self._due[key])
+        if self._due.pop(victim) > now_ns:
+            self.forgotten += 1
+
+    def _file(self, key: Key, due: int) -> None:
+        slot = due // self._width
+        keys = self._slots.get(slot)
+        if keys is None:
+            self._slots[slot] = [key]
+            self._first = min(self._first, slot)
+        else:
+            keys.append(key)
+
+    def _pop(self) -> tuple[int, Key]:
+        """Take a key out of the first slot; the caller files it again or drops it."""
+        slot = self._first
+        keys = self._slots[slot]
+        key = keys.pop()
+        if not keys:
+            del self._slots[slot]
+            self._first = min(self._slots, default=_NO_SLOT)
+        return slot, key

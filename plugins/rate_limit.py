@@ -1,0 +1,239 @@
+"""Rate limit: so many requests of a client, of an API key or on a route, in so much time.
+
+Stands left of the cache, so that a request over the limit costs nothing but its refusal, and cached answers count like
+others. Without rules it limits nobody.
+
+Each rule keeps its own account by GCRA (`plugins.gcra`), in this process: with several workers or sidecars each counts
+what it sees. All rules must agree before a request is put on any account, so a refused one costs the client nothing.
+Routes with the same settings share accounts; a route with settings of its own has its own.
+
+A rule by header counts a request without that header by its address. Nobody has checked that the header's value is a
+true key: whoever invents values has a fresh account for each, so a rule by header wants a (wider) one by address beside
+it. Values are kept only as keyed digests: they are secrets, and their length is the client's choice.
+"""
+
+import secrets
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated, ClassVar, Final, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import override
+
+from plugins.gcra import NANOSECONDS, Key, Limit, Meter, Reading
+from proxy.http.message import Request, Response
+from proxy.http.problem import problem
+from proxy.metrics.registry import Counter
+from proxy.pipeline.exchange import Exchange, Stats
+from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+_REMEMBERED_ADDRESSES: Final = 4096
+_LONGEST_ADDRESS: Final = 64
+
+
+class HeaderKey(BaseModel):
+    """`key = { header = "X-API-Key" }`: requests with the same value of that field share an account."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    header: Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+
+
+class Rule(BaseModel):
+    """One limit.
+
+    Attributes:
+        name: in metrics, the log and the `RateLimit` fields; unique.
+        rate: requests in `period_seconds`, over time.
+        burst: requests at once by a client that was quiet; default: `rate`. The most a client gets in any time is
+            `burst` and what `rate` gives for that time.
+        key: whose requests count together: those of an `address`, of a header's value, or all of a `route`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    rate: Annotated[int, Field(ge=1, le=10**9)]
+    period_seconds: Annotated[float, Field(ge=0.001, le=366 * 86_400)]
+    burst: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    key: Literal["address", "route"] | HeaderKey = "address"
+
+    @model_validator(mode="after")
+    def _check_rate(self) -> Self:
+        if self.rate > self.period_seconds * NANOSECONDS:
+            raise ValueError("the rate is above one request in a nanosecond")
+        return self
+
+    def limit(self) -> Limit:
+        """What a meter is told."""
+        return Limit.per_period(self.rate, self.period_seconds, self.burst)
+
+
+class RateLimitSettings(PluginSettings):
+    """Settings of `[plugins.rate_limit]`.
+
+    Attributes:
+        rules: all of them must agree to a request.
+        allow: networks whose clients are never limited, nor counted.
+        ipv6_prefix: length in bits of what counts as one IPv6 client: a customer is given a whole /64 or more.
+        announce: tell clients what they have left in `RateLimit` and `RateLimit-Policy`
+            (draft-ietf-httpapi-ratelimit-headers); a refused one is told in any case.
+        dry_run: count and log what would be refused, and refuse nothing.
+        max_keys: how many clients a rule holds accounts of at once; some 200 bytes each. Beyond it, who owes least
+            is forgotten.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    allow: tuple[Network, ...] = ()
+    ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = 64
+    announce: bool = True
+    dry_run: bool = False
+    max_keys: Annotated[int, Field(ge=1, le=10**8)] = 100_000
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [rule.name for rule in self.rules]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"rule names are taken twice: {', '.join(twice)}")
+        return self
+
+
+class _Account:
+    """A rule at work."""
+
+    __slots__ = ("admitted", "forgotten", "header", "meter", "name", "per_route", "refused")
+
+    def __init__(self, rule: Rule, max_keys: int) -> None:
+        self.name = rule.name
+        self.meter = Meter(rule.limit(), max_keys)
+        self.header = rule.key.header if isinstance(rule.key, HeaderKey) else None
+        self.per_route = rule.key == "route"
+        self.admitted = Counter()
+        self.refused = Counter()
+
+
+class RateLimit(Plugin[RateLimitSettings]):
+    """Asks each rule before a request goes on, and answers 429 where one says no."""
+
+    name: ClassVar[str] = "rate_limit"
+    settings_type: ClassVar[type[PluginSettings]] = RateLimitSettings
+    replay: ClassVar[Replay] = Replay.CHECKED
+
+    def __init__(self, settings: RateLimitSettings, services: Services) -> None:
+        super().__init__(settings, services)
+        self._clock = services.clock
+        self._secret = secrets.token_bytes(16)
+        self._accounts = tuple(_Account(rule, settings.max_keys) for rule in settings.rules)
+        decisions = services.metrics.counter(
+            "sidecache_rate_limit_decisions",
+            "Requests admitted, refused, or in a dry run not refused, by rule.",
+            ("rule", "decision"),
+        )
+        for account in self._accounts:
+            account.admitted = decisions.labels(account.name, "admitted")
+            account.refused = decisions.labels(account.name, "would_refuse" if settings.dry_run else "refused")
+        self._policy = ", ".join(
+            f'"{account.name}";q={account.meter.limit.burst};w={_seconds(account.meter.limit.horizon_ns)}'
+            for account in self._accounts
+        )
+        # Parsing an address costs 3 µs; the same clients come again.
+        self._client = lru_cache(_REMEMBERED_ADDRESSES)(self._identify)
+
+    @override
+    async def on_request(self, exchange: Exchange) -> Response | None:
+        if not self._accounts:
+            return None
+        client = self._client(exchange.request.client)
+        if client is None:
+            return None
+        now_ns = int(self._clock.monotonic() * NANOSECONDS)
+        keys = [self._key(account, exchange, client) for account in self._accounts]
+        readings = [account.meter.read(key, now_ns) for account, key in zip(self._accounts, keys, strict=True)]
+        refusals = [place for place, reading in enumerate(readings) if not reading.granted]
+        if refusals:
+            return self._refuse(exchange, readings, refusals)
+        for account, key in zip(self._accounts, keys, strict=True):
+            account.meter.charge(key, now_ns)
+            account.admitted.value += 1
+        if self.settings.announce and not self.settings.dry_run:
+            self._announce(exchange, readings, range(len(readings)))
+        return None
+
+    @override
+    def stats(self) -> Stats:
+        return {
+            "dry_run": self.settings.dry_run,
+            "rules": {
+                account.name: {
+                    "admitted": int(account.admitted.value),
+                    "refused": int(account.refused.value),
+                    "keys": len(account.meter),
+                    "max_keys": account.meter.max_keys,
+                    "forgotten_early": account.meter.forgotten,
+                }
+                for account in self._accounts
+            },
+        }
+
+    def _refuse(self, exchange: Exchange, readings: Sequence[Reading], refusals: Sequence[int]) -> Response | None:
+        for place in refusals:
+            self._accounts[place].refused.value += 1
+        longest = max(refusals, key=lambda place: readings[place].wait_ns)
+        name, seconds = self._accounts[longest].name, _seconds(readings[longest].wait_ns)
+        exchange.notes["rate_limit"] = f"{name} (dry run)" if self.settings.dry_run else name
+        if self.settings.dry_run:
+            return None
+        self._announce(exchange, readings, refusals)
+        return problem(
+            429,
+            detail=f"over the limit {name!r}; try again in {seconds} s",
+            headers={"Retry-After": str(seconds)},
+            members={"violated-policies": [self._accounts[place].name for place in refusals]},
+        )
+
+    def _announce(self, exchange: Exchange, readings: Sequence[Reading], places: Sequence[int]) -> None:
+        """Structured fields (RFC 9651): what the rules at `places` leave, and in how many seconds there is more.
+
+        For a refused request that is when one would be granted, as in `Retry-After`, else when the burst is whole.
+        """
+        left = []
+        for place in places:
+            reading = readings[place]
+            in_seconds = _seconds(reading.reset_ns if reading.granted else reading.wait_ns)
+            left.append(f'"{self._accounts[place].name}";r={reading.remaining};t={in_seconds}')
+        exchange.response_fields += [("RateLimit-Policy", self._policy), ("RateLimit", ", ".join(left))]
+
+    def _key(self, account: _Account, exchange: Exchange, client: str) -> Key:
+        if account.per_route:
+            return exchange.route.name
+        if account.header is not None and (value := _field(exchange.request, account.header)) is not None:
+            return blake2b(value.encode("utf-8", "surrogateescape"), digest_size=16, key=self._secret).digest()
+        return client
+
+    def _identify(self, address: str) -> str | None:
+        """What stands for the client at `address`: its network prefix; None if it is never limited."""
+        try:
+            ip = ip_address(address.partition("%")[0])
+        except ValueError:
+            return address[:_LONGEST_ADDRESS]  # a Unix socket's peer, or what a trusted proxy calls an unknown one
+        if ip.version == 6 and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        if any(ip in network for network in self.settings.allow):
+            return None
+        if ip.version == 6:
+            return str(ip_network((int(ip), self.settings.ipv6_prefix), strict=False))
+        return str(ip)
+
+
+def _field(request: Request, name: str) -> str | None:
+    """All lines of field `name`; None without a value."""
+    return ", ".join(request.headers.getall(name, ())) or None
+
+
+def _seconds(nanoseconds: int) -> int:
+    """Whole seconds, rounded up: sooner would be refused."""
+    return -(-nanoseconds // NANOSECONDS)
