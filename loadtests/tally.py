@@ -8,6 +8,7 @@ import itertools
 import math
 from array import array
 from dataclasses import dataclass, field
+from typing import Any
 
 import http_sf
 
@@ -17,7 +18,7 @@ def outcome_of(cache_status: str) -> str:
     if not cache_status:
         return "none"
     try:
-        members = http_sf.parse(cache_status.encode(), tltype="list")
+        members: Any = http_sf.parse(cache_status.encode(), tltype="list")
         _, parameters = members[-1]  # the last member is the cache nearest to the client
     except (ValueError, IndexError):
         return "malformed"

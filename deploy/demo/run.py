@@ -50,6 +50,7 @@ Try, in another terminal (X-Origin-Request is the running number of the request 
 
   Purge everything that carries a tag
     curl -s {admin}/admin/cache/invalidate -H 'Content-Type: application/json' -d '{{"tag": "items"}}'
+    curl -si {proxy}/items/7 | grep -iE '^(cache-status|x-origin)'
 
   What the sidecar knows
     curl -s {admin}/admin/cache/stats
@@ -87,7 +88,7 @@ def demonstrate(options: argparse.Namespace, stopping: threading.Event) -> None:
         try:
             check_port(port)
         except StartError as error:
-            raise StartError(f"{error}\nChoose another: make run {variable}={port + 10_000}") from error
+            raise StartError(f"{error}\nChoose another: make run {variable}={port + 1}") from error
     api, proxy, admin = (f"http://{HOST}:{port}" for port in (options.demo_port, options.port, options.admin_port))
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecache-demo-"))
