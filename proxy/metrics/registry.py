@@ -164,11 +164,6 @@ class Gauge:
         self.label_names = label_names
         self.read = read
 
-    def samples(self) -> Iterable[tuple[Labels, float]]:
-        """Label values and value of each sample."""
-        value = self.read()
-        return value.items() if isinstance(value, Mapping) else [((), value)]
-
 
 class Registry:
     """Every metric of the process. Asking twice for a name gives the same family.

@@ -150,4 +150,4 @@ def test_gauge_is_read_when_asked_and_the_last_reader_wins() -> None:
     registry.gauge("size", "Size.", lambda: size)
     registry.gauge("tiers", "Tiers.", lambda: {("l1",): 1.0, ("l2",): 2.0}, ("tier",))
     size = 7
-    assert [list(gauge.samples()) for gauge in registry.gauges()] == [[((), 7)], [(("l1",), 1.0), (("l2",), 2.0)]]
+    assert [gauge.read() for gauge in registry.gauges()] == [7, {("l1",): 1.0, ("l2",): 2.0}]
