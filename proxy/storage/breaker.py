@@ -1,10 +1,13 @@
-"""Takes a failing second tier out of the path, and tries it again from time to time."""
+"""Takes a failing second tier out of the path until a probe succeeds."""
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 
+import structlog
+
 from proxy.clock import Clock
+
+_log = structlog.get_logger("storage")
 
 
 class TierState(Enum):
@@ -12,7 +15,6 @@ class TierState(Enum):
 
     UP = "up"
     DOWN = "down"
-    PROBING = "probing"  # one call is let through to see
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,88 +36,59 @@ class TierHealth:
 
 
 class Breaker:
-    """Opens after some consecutive failures; after a pause lets one probe through; closes on the first success.
+    """Opens after some failures in a row, closes on a success. No request is risked to find out: the tier probes.
 
     Args:
-        max_failures: consecutive ones that open it.
-        retry_seconds: pause before a probe. A failed probe begins the pause again.
+        name: of what it guards, for the log.
+        max_failures: so many in a row open it.
 
     Attributes:
+        closed: calls may be made.
         opened: how often it opened.
     """
 
     __slots__ = (
-        "_clock", "_failures", "_last_error", "_last_error_at", "_last_latency", "_max_failures", "_retry_at",
-        "_retry_seconds", "_since", "_state", "opened",
+        "_clock", "_failures", "_last_error", "_last_error_at", "_last_latency", "_max_failures", "_name", "_since",
+        "closed", "opened",
     )  # fmt: skip
 
-    def __init__(self, clock: Clock, *, max_failures: int, retry_seconds: float) -> None:
+    def __init__(self, name: str, clock: Clock, *, max_failures: int) -> None:
+        self._name = name
         self._clock = clock
         self._max_failures = max_failures
-        self._retry_seconds = retry_seconds
         self._failures = 0
-        self._state = TierState.UP
         self._since = clock.wall()
-        self._retry_at = 0.0
         self._last_error: str | None = None
         self._last_error_at: float | None = None
         self._last_latency: float | None = None
+        self.closed = True
         self.opened = 0
 
-    @property
-    def state(self) -> TierState:
-        """The state as of the last call."""
-        return self._state
-
-    @property
-    def closed(self) -> bool:
-        """Calls go through, and none of them is a mere probe."""
-        return self._state is TierState.UP
-
-    def allows(self) -> bool:
-        """Whether a call may be made. True while the breaker is open means: as its probe; the outcome must be told."""
-        if self._state is TierState.UP:
-            return True
-        now = self._clock.monotonic()
-        if now < self._retry_at:
-            return False
-        # The pause begins again with the probe itself, so that a probe whose outcome is never told blocks nothing.
-        self._retry_at = now + self._retry_seconds
-        self._move(TierState.PROBING)
-        return True
-
     def succeeded(self, latency_seconds: float) -> None:
-        """A call came back in time."""
+        """A call, or a probe, came back in time."""
         self._failures = 0
         self._last_latency = latency_seconds
-        if self._state is not TierState.UP:
-            self._move(TierState.UP)
+        if not self.closed:
+            self.closed = True
+            self._since = self._clock.wall()
+            _log.info("the second tier is back", tier=self._name)
 
-    def failed(self, error: str) -> None:
-        """A call failed or took too long."""
+    def failed(self, error: str, *, fatal: bool = False) -> None:
+        """A call, or a probe, failed or took too long.
+
+        Args:
+            fatal: one such failure is enough.
+        """
         self._failures += 1
         self._last_error = error
         self._last_error_at = self._clock.wall()
-        if self._state is TierState.UP and self._failures < self._max_failures:
-            return
-        self._retry_at = self._clock.monotonic() + self._retry_seconds
-        if self._state is TierState.UP:
+        if self.closed and (fatal or self._failures >= self._max_failures):
+            self.closed = False
             self.opened += 1
-        if self._state is not TierState.DOWN:
-            self._move(TierState.DOWN)
-
-    def shut(self, error: str) -> None:
-        """Let nothing through ever again: what the breaker guards cannot work before a restart."""
-        self.failed(error)
-        self._move(TierState.DOWN)
-        self._retry_at = math.inf
+            self._since = self._clock.wall()
+            _log.error("the second tier is left out until it works again", tier=self._name, error=error)
 
     def health(self) -> TierHealth:
         """The state, and what led to it."""
-        return TierHealth(self._state, self._since, self._last_error, self._last_error_at, self._last_latency)
-
-    def _move(self, state: TierState) -> None:
-        # Down and probing are one outage to whoever reads `since`.
-        if TierState.UP in {state, self._state}:
-            self._since = self._clock.wall()
-        self._state = state
+        state = TierState.UP if self.closed else TierState.DOWN
+        return TierHealth(state, self._since, self._last_error, self._last_error_at, self._last_latency)

@@ -26,6 +26,7 @@ from proxy.storage.breaker import Breaker
 from proxy.storage.codec import decode, encode
 from proxy.storage.lmdb_file import LmdbFile
 from proxy.storage.second_tier import Batch, SecondTier, TierFailedError
+from proxy.tasks import Tasks
 
 FILL: Final = 0.8
 """The share of the file that pages in use may take."""
@@ -54,46 +55,52 @@ class LmdbStore(SecondTier):
     Args:
         path, max_bytes: see `LmdbFile`.
         max_object_bytes: a record that takes more bytes, encoded, is not written.
+        probe_seconds: how often a file that failed, or could not be opened, is tried again.
 
     Attributes:
-        file: the open file; None before `start`, after `close`, and if it cannot be used.
+        file: the open file; None before `start`, after `close`, and while it cannot be used.
         evictions: how many records this process has removed to make room.
     """
 
     def __init__(
-        self, path: Path, max_bytes: int, max_object_bytes: int, clock: Clock, metrics: Registry, breaker: Breaker
+        self,
+        path: Path,
+        clock: Clock,
+        tasks: Tasks,
+        metrics: Registry,
+        breaker: Breaker,
+        *,
+        max_bytes: int,
+        max_object_bytes: int,
+        probe_seconds: float,
     ) -> None:
-        super().__init__("lmdb", clock, metrics, breaker)
+        super().__init__("lmdb", clock, tasks, metrics, breaker, probe_seconds)
         self.file: LmdbFile | None = None
         self.evictions = 0
         self._path = path
         self._max_bytes = max_bytes
         self._max_object_bytes = max_object_bytes
-        self._readers: ThreadPoolExecutor | None = None
-
-    @override
-    async def start(self) -> None:
-        try:
-            self.file = await asyncio.to_thread(LmdbFile, self._path, self._max_bytes)
-        except TierFailedError as error:
-            _log.error("the second tier is left out: remove or repair the file, then restart", error=str(error))
-            self.breaker.shut(str(error))
-            return
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="lmdb-reader")
 
     @override
     async def close(self) -> None:
+        await super().close()
         file, self.file = self.file, None
-        if file is None:
+        await asyncio.to_thread(self._readers.shutdown)
+        if file is not None:
+            await file.close()
+
+    @override
+    async def _probe(self) -> None:
+        if self.file is None:
+            self.file = await asyncio.to_thread(LmdbFile, self._path, self._max_bytes)
             return
-        if self._readers is not None:
-            await asyncio.to_thread(self._readers.shutdown)
-        await file.close()
+        await self.file.write(self.file.release_pages)
 
     @override
     async def get(self, key: CacheKey) -> Record | None:
         file = self.file
-        if file is None or self._readers is None or not self.breaker.allows():
+        if file is None or not self.breaker.closed:
             self.counters.skipped.value += 1
             return None
         began = self._clock.monotonic()
@@ -136,7 +143,7 @@ class LmdbStore(SecondTier):
     @override
     async def write(self, batch: Batch) -> bool:
         file = self.file
-        if file is None or not self.breaker.allows():
+        if file is None or not self.breaker.closed:
             self.counters.skipped.value += 1
             return False
         began = self._clock.monotonic()

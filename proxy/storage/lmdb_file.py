@@ -100,7 +100,7 @@ class LmdbFile:
         return int(pages * txn.stat()["psize"])
 
     def release_pages(self) -> None:
-        """Let the next transaction use what the last one freed: LMDB waits for one in between. In the writer's thread."""
+        """Let the next transaction use what the last one freed: LMDB waits for one between. In the writer's thread."""
         with self.env.begin(write=True, db=self.meta) as txn:
             txn.put(_TICK_KEY, txn.id().to_bytes(8, "big"))
 

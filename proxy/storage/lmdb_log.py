@@ -36,7 +36,7 @@ class LmdbLog(SharedLog):
     """The log in an LMDB file. Without a usable file it is a log in memory whose purges wait.
 
     Args:
-        file: what gives the open file, or None if it cannot be used; asked at `start`.
+        file: what gives the open file, or None while it cannot be used.
         max_purges: how many are kept, each scope, value and hardness once.
     """
 
@@ -50,25 +50,19 @@ class LmdbLog(SharedLog):
         max_purges: int = MAX_PURGES,
     ) -> None:
         super().__init__(clock, tasks, timeout_seconds=timeout_seconds, max_purges=max_purges)
-        self._find_file = file
-        self._file: LmdbFile | None = None
+        self._file = file
         self._max_purges = max_purges
-        self._max_kept = max_purges
+        self._read = False
         self._read_to: PurgeId = 0
         self._follower: asyncio.Task[None] | None = None
 
     @property
     @override
     def ready(self) -> bool:
-        return self._file is not None
+        return self._read
 
     @override
     async def start(self) -> None:
-        file = self._find_file()
-        if file is None:
-            return
-        self._file = file
-        self._max_kept = min(self._max_purges, max(1, int(file.max_bytes * LOG_SHARE / BYTES_PER_PURGE)))
         self.refresh()
         self._follower = self._tasks.start("purge follower", self._follow())
 
@@ -78,7 +72,6 @@ class LmdbLog(SharedLog):
             self._follower.cancel()
             self._follower = None
         await super().close()
-        self._file = None
 
     async def _follow(self) -> None:
         while True:
@@ -87,12 +80,13 @@ class LmdbLog(SharedLog):
 
     @override
     def refresh(self) -> None:
-        file = self._file
+        file = self._file()
         if file is None:
             return
         try:
             with file.env.begin(db=file.purges) as txn, txn.cursor() as cursor:
                 if not cursor.last() or _ID.unpack(cursor.key())[0] <= self._read_to:
+                    self._read = True
                     return
                 floor = _ID.unpack(txn.get(_FLOOR_KEY, _ID.pack(0), db=file.meta))[0]
                 cursor.set_range(_ID.pack(self._read_to + 1))
@@ -101,6 +95,7 @@ class LmdbLog(SharedLog):
             _log.error("the invalidation log cannot be read", error=str(error))
             return
         self._take(floor, news)
+        self._read = True
 
     def _take(self, floor: PurgeId, news: list[tuple[bytes, bytes]]) -> None:
         if self._read_to < floor:
@@ -120,22 +115,23 @@ class LmdbLog(SharedLog):
 
     @override
     async def _send(self, purge: Purge) -> PurgeId:
-        if self._file is None:
+        file = self._file()
+        if file is None:
             raise TierFailedError("there is no cache file")
-        return await self._file.write(partial(self._append, self._file, purge))
+        return await file.write(partial(self._append, file, purge))
 
     def _append(self, file: LmdbFile, purge: Purge) -> PurgeId:
         """In the writer's thread."""
-        value = dump_purge(purge)
+        max_kept = min(self._max_purges, max(1, int(file.max_bytes * LOG_SHARE / BYTES_PER_PURGE)))
         with file.env.begin(write=True, db=file.purges) as txn, txn.cursor() as cursor:
             last = _ID.unpack(cursor.key())[0] if cursor.last() else 0
             sent = max(last + 1, purge_id(int(self._clock.wall() * 1000), 0))
             key = _ID.pack(sent)
-            txn.put(key, value, append=True)
+            txn.put(key, dump_purge(purge), append=True)
             superseded = txn.replace(_name(purge), key, db=file.purge_names)
             if superseded is not None:
                 txn.delete(superseded)
-            if txn.stat(file.purges)["entries"] > self._max_kept and cursor.first():
+            if txn.stat(file.purges)["entries"] > max_kept and cursor.first():
                 oldest, dumped = cursor.item()
                 txn.delete(_name(load_purge(0, dumped)), db=file.purge_names)
                 txn.put(_FLOOR_KEY, oldest, db=file.meta)

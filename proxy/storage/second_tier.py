@@ -1,5 +1,6 @@
 """What an L2 is to the tiers: a `Store` that says how it is, and whose trouble stays its own."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -8,6 +9,7 @@ from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 from proxy.storage.base import CacheKey, Record
 from proxy.storage.breaker import Breaker, TierHealth
+from proxy.tasks import Tasks
 
 Batch: TypeAlias = Mapping[CacheKey, Record | None]
 """What is to stand under each key from now on; None: nothing."""
@@ -35,7 +37,7 @@ class TierCounters:
         ).labels(tier)
         self.writes = metrics.counter("sidecache_store_writes", "Records written or deleted", ("tier",)).labels(tier)
         self.dropped = metrics.counter(
-            "sidecache_store_dropped_writes", "Records not written: too large, or no room to wait", ("tier",)
+            "sidecache_store_dropped_writes", "Records not written: too large, no room to wait, or refused", ("tier",)
         ).labels(tier)
         self.latency = metrics.histogram("sidecache_store_read_seconds", "Time a read took", ("tier",)).labels(tier)
 
@@ -55,26 +57,63 @@ class TierCounters:
 
 class SecondTier(ABC):
     """An L2. A call that fails, or takes longer than its budget, is told to the breaker and is a miss to the caller.
+    While the breaker is open no call is made, and a probe goes out from time to time.
 
-    Attributes:
+    Args:
         name: for labels and stats.
         breaker: asked before each call.
+        probe_seconds: the pause between two probes.
+
+    Attributes:
+        name, breaker: as given.
         counters: what happened.
     """
 
-    def __init__(self, name: str, clock: Clock, metrics: Registry, breaker: Breaker) -> None:
+    def __init__(
+        self, name: str, clock: Clock, tasks: Tasks, metrics: Registry, breaker: Breaker, probe_seconds: float
+    ) -> None:
         self.name = name
         self.breaker = breaker
         self.counters = TierCounters(metrics, name)
         self._clock = clock
+        self._tasks = tasks
+        self._probe_seconds = probe_seconds
+        self._prober: asyncio.Task[None] | None = None
 
-    @abstractmethod
     async def start(self) -> None:
-        """Open what the tier needs. A tier that cannot be opened now is down, and is no error."""
+        """Open what the tier needs. A tier that cannot be opened is down until a probe opens it, and is no error."""
+        await self._probe_once(fatal=True)
+        self._prober = self._tasks.start(f"{self.name} prober", self._keep_probing())
 
-    @abstractmethod
     async def close(self) -> None:
         """See `Store.close`."""
+        prober, self._prober = self._prober, None
+        if prober is not None:
+            prober.cancel()
+            await asyncio.wait({prober})
+
+    async def _keep_probing(self) -> None:
+        while True:
+            await asyncio.sleep(self._probe_seconds)
+            if not self.breaker.closed:
+                await self._probe_once(fatal=False)
+
+    async def _probe_once(self, *, fatal: bool) -> None:
+        began = self._clock.monotonic()
+        try:
+            await self._probe()
+        except TierFailedError as error:
+            self.breaker.failed(str(error), fatal=fatal)
+        else:
+            self.breaker.succeeded(self._clock.monotonic() - began)
+
+    @abstractmethod
+    async def _probe(self) -> None:
+        """Open what is not open, and make a small call.
+
+        Raises:
+            TierFailedError: it did not succeed in time.
+        """
 
     @abstractmethod
     async def get(self, key: CacheKey) -> Record | None:
@@ -82,7 +121,7 @@ class SecondTier(ABC):
 
     @abstractmethod
     async def write(self, batch: Batch) -> bool:
-        """Bring about `batch`; whether that was done."""
+        """Bring about `batch`. False: at least a part was not done."""
 
     async def put(self, key: CacheKey, record: Record) -> None:
         """See `Store.put`."""
