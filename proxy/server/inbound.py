@@ -11,11 +11,12 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.streams import StreamReader
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDictProxy
 from typing_extensions import override
 
 from proxy.errors import ClientError, PayloadTooLargeError
 from proxy.http.body import Body, BodyStream
+from proxy.http.headers import PROXY_FIELDS, connection_options, end_to_end, split_list, via
 from proxy.http.message import Request
 from proxy.server.forwarding import Forwarding
 from proxy.server.refusals import NotImplementedRequestError, RequestTimeoutError, VersionNotSupportedError
@@ -27,11 +28,10 @@ WHOLE_BODY_BYTES: Final = 65_536
 _ABSOLUTE: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::(?P<port>[0-9]{0,5}))?")
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
+_EVASIVE_PROTOCOLS: Final = frozenset({"h2c", "h2", "http", "tls"})
+"""Protocols whose requests would pass every plugin unseen; `h2c` is a known way of smuggling."""
+
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
-_HOP_BY_HOP: Final = (
-    "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer",
-    "Transfer-Encoding", "Upgrade",
-)  # fmt: skip
 
 
 class RequestBody(BodyStream):
@@ -41,9 +41,12 @@ class RequestBody(BodyStream):
         timeout_seconds: between two parts.
         max_bytes: None: no limit.
         ask: sends `100 Continue`; called when the body is first wanted, if the client waits for it.
+
+    Attributes:
+        failed: the body broke a limit or the rules; the connection has no future.
     """
 
-    __slots__ = ("_ask", "_closed", "_content", "_max_bytes", "_seen", "_timeout_seconds")
+    __slots__ = ("_ask", "_closed", "_content", "_max_bytes", "_seen", "_timeout_seconds", "failed")
 
     def __init__(
         self, content: StreamReader, *, timeout_seconds: float, max_bytes: int | None, ask: Callable[[], None] | None
@@ -54,6 +57,7 @@ class RequestBody(BodyStream):
         self._ask = ask
         self._seen = 0
         self._closed = False
+        self.failed = False
 
     @property
     def awaited(self) -> bool:
@@ -80,11 +84,16 @@ class RequestBody(BodyStream):
         if self._closed:
             raise ClientError("the request's body is not wanted any more")
         self.ask()
-        data = await _read(self._content, self._timeout_seconds)
+        try:
+            data = await _read(self._content, self._timeout_seconds)
+        except ClientError:
+            self.failed = True
+            raise
         if not data:
             raise StopAsyncIteration
         self._seen += len(data)
         if self._max_bytes is not None and self._seen > self._max_bytes:
+            self.failed = True
             raise PayloadTooLargeError(f"the request's body is longer than {self._max_bytes} bytes")
         return data
 
@@ -128,7 +137,6 @@ class RequestReader:
         self._settings = settings
         self._make_id = make_id
         self._forwarding = Forwarding(settings.trusted_proxies)
-        self._via = settings.name
 
     def read(self, raw: web.BaseRequest, send: Callable[[bytes], None]) -> tuple[Request, str]:
         """The request, and its id.
@@ -148,12 +156,12 @@ class RequestReader:
         trusted = self._forwarding.trusts(peer)
         scheme = "https" if raw.transport is not None and raw.transport.get_extra_info("sslcontext") else "http"
         host, target = _host_and_target(raw, scheme)
-        headers = _end_to_end(raw.headers)
+        headers = end_to_end(raw.headers).copy()
+        for name in PROXY_FIELDS:
+            headers.popall(name, None)
         headers["Host"] = host
         origin = self._forwarding.apply(headers, peer=peer, scheme=scheme, host=host)
-        via = headers.get("Via")
-        own = f"{version[0]}.{version[1]} {self._via}"
-        headers["Via"] = f"{', '.join(headers.getall('Via'))}, {own}" if via is not None else own
+        headers["Via"] = via(raw.headers, version, self._settings.name)
         request_id = headers.get("X-Request-ID", "") if trusted else ""
         if not _SANE_ID.fullmatch(request_id):
             request_id = self._make_id()
@@ -203,14 +211,11 @@ def wanted_protocol(raw: web.BaseRequest, allowed: tuple[str, ...]) -> str | Non
     offer = raw.headers.get("Upgrade")
     if offer is None or raw.version != (1, 1):
         return None
-    options = ",".join(raw.headers.getall("Connection", ())).lower().split(",")
-    if "upgrade" not in [option.strip() for option in options]:
+    if "upgrade" not in connection_options(raw.headers):
         return None
-    for protocol in (part.strip() for part in offer.split(",")):
+    for protocol in split_list(offer):
         name = protocol.lower()
-        if name and (
-            name in allowed or ("*" in allowed and name.partition("/")[0] not in {"h2c", "h2", "http", "tls"})
-        ):
+        if name in allowed or ("*" in allowed and name.partition("/")[0] not in _EVASIVE_PROTOCOLS):
             return protocol
     return None
 
@@ -260,13 +265,3 @@ def authority(text: str, scheme: str) -> str | None:
         return None
     host: str = match["host"].lower()
     return f"{host}:{port}" if port and port != _DEFAULT_PORTS[scheme] else host
-
-
-def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    kept = headers.copy()
-    for field in headers.getall("Connection", ()):
-        for name in field.split(","):
-            kept.popall(name.strip(), None)
-    for name in _HOP_BY_HOP:
-        kept.popall(name, None)
-    return kept

@@ -23,7 +23,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from typing_extensions import override
 
@@ -44,6 +44,7 @@ LINGER_SECONDS: Final = 5.0
 _log = structlog.get_logger("server")
 
 _FOR_EVER: Final = 10.0 * 365 * 86_400
+_EMPTY_LINE: Final = b"\r\n\r\n"
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _WRITE_AT_ONCE_BYTES: Final = 16_384
 
@@ -126,9 +127,10 @@ class Connection(web.RequestHandler):
         "_discarding",
         "_finished",
         "_gone",
-        "_head_end",
         "_head_started",
+        "_last_payload",
         "_must_close",
+        "_seam",
         "_server",
         "_settings",
         "_socket_transport",
@@ -164,9 +166,8 @@ class Connection(web.RequestHandler):
         self._closing_buffer: int | None = None
         # For one request's head.
         self._head_started = False
-        self._head_end: bytes | None = (
-            b""  # the last bytes of what came in earlier chunks; None: empty lines came first
-        )
+        self._seam = b""  # the last three bytes received
+        self._last_payload: StreamReader = EMPTY_PAYLOAD  # of the newest message
         # For one response.
         self.sent_bytes = 0
 
@@ -211,26 +212,43 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             return
+        start = end = 0
+        while self._last_payload.is_eof() and not self._upgraded:
+            # No body is under way: feed heads one by one, so that it is certain where each of them ends.
+            end = self._after_empty_line(data, start)
+            if not 0 < end < len(data):
+                break
+            self._feed(data[start:end], head_ends=True)
+            start, end = end, 0
+        self._feed(data[start:], head_ends=0 < end == len(data))
+        if not data:
+            return
+        self._seam = data[-3:] if len(data) >= 3 else (self._seam + data)[-3:]
+        if self.resting and not self._head_started:
+            self._head_started = True
+            self._arm(self._settings.header_timeout_seconds)
+
+    def _after_empty_line(self, data: bytes, start: int) -> int:
+        """Where the next empty line of `data` ends, which may have begun in an earlier chunk; -1: there is none."""
+        if not start:
+            seam = (self._seam + data[:3]).find(_EMPTY_LINE)
+            if seam >= 0:
+                return seam + len(_EMPTY_LINE) - len(self._seam)
+        place = data.find(_EMPTY_LINE, start)
+        return place + len(_EMPTY_LINE) if place >= 0 else -1
+
+    def _feed(self, data: bytes, *, head_ends: bool) -> None:
         before = self._request_count
-        was_resting = self.resting and not self._upgraded
-        if was_resting and not self._head_started:
-            self._head_end = None if data[:1] in {b"\r", b"\n"} else b""
+        certain = head_ends and not self._buffer_paused  # while it is set, the parser may hold more than it was fed
         super().data_received(data)
         if self._request_count > before:
-            self._message_arrived(data, alone=was_resting and self._request_count == before + 1)
-        elif was_resting and data:
-            if self._head_end is not None:
-                self._head_end = (self._head_end + data)[-3:]
-            if not self._head_started:
-                self._head_started = True
-                self._arm(self._settings.header_timeout_seconds)
+            self._message_arrived(head_ends=certain and self._request_count == before + 1)
 
-    def _message_arrived(self, data: bytes, *, alone: bool) -> None:
+    def _message_arrived(self, *, head_ends: bool) -> None:
+        """Look at the newest message. `head_ends`: it is the only new one, and its head ends what was fed."""
         self._deadline = inf
         self._head_started = False
-        if not self._messages:
-            return
-        message, payload = self._messages[-1]
+        message, self._last_payload = self._messages[-1]
         if isinstance(message, _ErrInfo):
             # aiohttp leaves a body that the parser gave up on without an end: whoever reads it would wait for ever.
             waiting = [body for _, body in self._messages]
@@ -240,15 +258,13 @@ class Connection(web.RequestHandler):
                 if not body.is_eof():
                     body.set_exception(message.exc)
         elif message.upgrade and not self._upgraded:
-            # The parser stops behind such a request and aiohttp throws away what follows in the same chunk, unless the
-            # protocol is WebSocket. If it is certain where the head ends, keep the rest as aiohttp does for WebSocket;
-            # otherwise nothing that follows may be read as a request.
-            if alone and payload is EMPTY_PAYLOAD and self._head_end is not None:
+            # Unless the protocol is WebSocket, aiohttp throws away what follows such a request in what it is fed, and
+            # takes what comes later for a request. If nothing can have been lost, go on as aiohttp does for WebSocket;
+            # otherwise nothing that follows may be read at all.
+            if head_ends and self._last_payload is EMPTY_PAYLOAD:
                 self._upgraded = True
-                self._message_tail = (self._head_end + data).partition(b"\r\n\r\n")[2]
             else:
                 self._must_close = True
-        self._head_end = b""
 
     @override
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's signature; aiohttp narrows it to None
@@ -335,6 +351,7 @@ class Connection(web.RequestHandler):
     def _go_on_after_refused_upgrade(self) -> None:
         # aiohttp would do this itself, later and past `data_received`.
         tail, self._message_tail = self._message_tail, b""
+        self._seam = b""
         self._upgraded = False
         if self._parser is not None:
             self._parser.set_upgraded(False)

@@ -6,7 +6,6 @@ Rule: how a response is framed (RFC 9112 §6) is decided here and nowhere else. 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -16,6 +15,7 @@ from multidict import CIMultiDict
 from proxy.clock import Clock
 from proxy.errors import ProxyError
 from proxy.http.body import Body, BodyStream
+from proxy.http.dates import format_date
 from proxy.http.message import Headers, Response, to_wire
 
 _STATUS_LINES: Final[Mapping[int, str]] = {
@@ -93,7 +93,7 @@ class DateField:
         second = int(self._clock.wall())
         if second != self._second:
             self._second = second
-            self._line = f"Date: {formatdate(second, usegmt=True)}\r\n"
+            self._line = f"Date: {format_date(second)}\r\n"
         return self._line
 
 

@@ -1,6 +1,8 @@
 """A client that sends the bytes it is given and shows the bytes it gets."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,8 +45,6 @@ class RawClient:
             return cls(*await asyncio.open_unix_connection(address.path))
         if receive_buffer_bytes is None:
             return cls(*await asyncio.open_connection(address.host, address.port))
-        import socket
-
         sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         sock.setblocking(False)
@@ -67,8 +67,10 @@ class RawClient:
         except ConnectionError:
             pass
 
-    def abort(self) -> None:
-        """Leave without a word."""
+    def reset(self) -> None:
+        """Leave at once: the server gets a reset."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def send(self, *parts: bytes) -> None:

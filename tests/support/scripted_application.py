@@ -115,18 +115,28 @@ class ScriptedApplication:
         self.requests.append(request)
         self.ids.append(request_id)
         self.handled += 1
+        self._announce()
         return Exchange(request=request, route=ROUTE, id=request_id, started=0.0)
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self.completed[id(exchange)] = self.completed.get(id(exchange), 0) + 1
-        task = asyncio.get_running_loop().create_task(self._announce())
+        self._announce()
+
+    def _announce(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._wake_who_waits())
         self._notify.add(task)
         task.add_done_callback(self._notify.discard)
 
-    async def _announce(self) -> None:
+    async def _wake_who_waits(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+    async def asked(self, count: int = 1) -> Request:
+        """The `count`th request, as soon as it is there."""
+        async with asyncio.timeout(DEADLINE_SECONDS), self._changed:
+            await self._changed.wait_for(lambda: len(self.requests) >= count)
+        return self.requests[count - 1]
 
     async def outcome(self, count: int = 1) -> Outcome:
         """The outcome of the `count`th exchange to end."""
