@@ -3,23 +3,22 @@
 Stands leftmost, so that a line tells of the request as the client sent it and of the response as it was delivered.
 """
 
-import logging
 import random
 import re
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 from urllib.parse import unquote_plus
 
-import structlog
 from pydantic import Field
 from typing_extensions import override
 
 from proxy.errors import ProxyError
 from proxy.http.message import Headers, Request
+from proxy.logs import EventLogger
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 
 _MASK: Final = "***"
-_PAIR: Final = re.compile(r"([^=&;]*)=[^&;]*")  # some servers part parameters at ";" too
+_SEPARATOR: Final = re.compile("([&;])")  # some servers part parameters at ";" too
 # W3C Trace Context §3.2.2: version, trace-id, parent-id, flags. Version ff is invalid; versions after 00 may go on.
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
@@ -56,15 +55,14 @@ class AccessLog(Plugin[AccessLogSettings]):
         self._rng = rng or random.Random()  # noqa: S311 — it picks log lines, it guards nothing
         self._received: Final[ExchangeKey[Request]] = ExchangeKey("access_log.received")
         self._redacted = frozenset(name.lower() for name in settings.redact_query)
-        # Filled by `start`: logging is configured by then, and a bound logger costs half of an unbound one.
-        self._log: Any = None
+        self._log: EventLogger | None = None  # made by `start`: logging is configured by then
         self._written = 0
         self._skipped = 0
 
     @override
     async def start(self) -> None:
-        log = structlog.get_logger("access").bind()
-        self._log = log if log.is_enabled_for(logging.INFO) else None
+        log = EventLogger("access")
+        self._log = log if log.enabled else None
 
     @override
     async def on_request(self, exchange: Exchange) -> None:
@@ -79,7 +77,7 @@ class AccessLog(Plugin[AccessLogSettings]):
             self._skipped += 1
             return
         self._written += 1
-        self._log.info("request", **self._fields(exchange, outcome, error))
+        self._log.info(self._line(exchange, outcome, error))
 
     @override
     def stats(self) -> Stats:
@@ -89,13 +87,13 @@ class AccessLog(Plugin[AccessLogSettings]):
         sample = self.settings.sample
         return sample >= 1 or failed or outcome.duration >= self.settings.slow_seconds or self._rng.random() < sample
 
-    def _fields(self, exchange: Exchange, outcome: Outcome, error: ProxyError | None) -> dict[str, object]:
-        """What the line says; what there is nothing to say of is left out."""
+    def _line(self, exchange: Exchange, outcome: Outcome, error: ProxyError | None) -> dict[str, object]:
+        """The line's fields; what there is nothing to say of is left out."""
         request = exchange.take(self._received) or exchange.request
         cache = exchange.cache
-        fields: dict[str, object] = {
+        line: dict[str, object] = {
+            "event": "request",
             "request_id": exchange.id,
-            "trace_id": trace_id(request.headers),
             "client": request.client,
             "method": request.method,
             "host": request.host,
@@ -105,39 +103,55 @@ class AccessLog(Plugin[AccessLogSettings]):
             "bytes": outcome.bytes_sent,
             "answered_by": exchange.answered_by,
             "cache": cache.result.value,
-            "cache_reason": cache.reason.token if cache.reason else None,
-            "cache_tier": cache.tier or None,
-            "collapsed": cache.collapsed or None,
             "duration_ms": _milliseconds(outcome.duration),
-            "first_byte_ms": _milliseconds(outcome.first_byte),
-            "upstream_ms": _milliseconds(exchange.upstream_seconds),
-            "aborted": outcome.aborted or None,
-            "notes": exchange.notes or None,
         }
+        if outcome.first_byte is not None:
+            line["first_byte_ms"] = _milliseconds(outcome.first_byte)
+        if exchange.upstream_seconds is not None:
+            line["upstream_ms"] = _milliseconds(exchange.upstream_seconds)
+        if cache.reason is not None:
+            line["cache_reason"] = cache.reason.token
+        if cache.tier:
+            line["cache_tier"] = cache.tier
+        if cache.collapsed:
+            line["collapsed"] = True
+        if (trace := trace_id(request.headers)) is not None:
+            line["trace_id"] = trace
         if error is not None:
-            fields["error"] = error.error_type
-            fields["error_detail"] = error.detail
+            line["error"] = error.error_type
+            line["error_detail"] = error.detail
+        if outcome.aborted:
+            line["aborted"] = True
         if self.settings.request_headers:
-            fields["request_headers"] = {
-                name.lower(): value
-                for name in self.settings.request_headers
-                if (value := request.headers.get(name)) is not None
-            }
-        return {name: value for name, value in fields.items() if value is not None}
+            line["request_headers"] = self._request_headers(request)
+        if exchange.notes:
+            line["notes"] = exchange.notes
+        return line
+
+    def _request_headers(self, request: Request) -> dict[str, str]:
+        logged = ((name.lower(), request.headers.get(name)) for name in self.settings.request_headers)
+        return {name: value for name, value in logged if value is not None}
 
     def redact(self, target: str) -> str:
         """`target` with the values of the secret query parameters masked."""
         path, mark, query = target.partition("?")
-        if not mark or not self._redacted:
+        if not mark:
             return target
-        return f"{path}?{_PAIR.sub(self._mask, query)}"
+        parts = _SEPARATOR.split(query)
+        for place, part in enumerate(parts):
+            name, equals, _ = part.partition("=")
+            if equals and self._is_secret(name):
+                parts[place] = f"{name}={_MASK}"
+        return f"{path}?{''.join(parts)}"
 
-    def _mask(self, pair: re.Match[str]) -> str:
-        return f"{pair[1]}={_MASK}" if unquote_plus(pair[1]).lower() in self._redacted else pair[0]
+    def _is_secret(self, name: str) -> bool:
+        if "%" in name or "+" in name:
+            name = unquote_plus(name)
+        return name.lower() in self._redacted
 
 
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 3)
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
 
 
 def trace_id(headers: Headers) -> str | None:

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from proxy.logs import JsonRenderer, LineWriter, Logs, LogSettings, TextRenderer, log_loop_exception
+from proxy.logs import EventLogger, JsonRenderer, LineWriter, Logs, LogSettings, TextRenderer, log_loop_exception
 
 PATIENCE_SECONDS = 10.0
 
@@ -134,6 +134,30 @@ def test_level_and_format_follow_a_new_configuration(pipe: Pipe) -> None:
     first, *rest = pipe.read_available().splitlines()
     assert orjson.loads(first)["event"] == "two"
     assert [b"three" in rest[0], b"four" in rest[1], rest[0][:1] == b"{"] == [True, True, False]
+
+
+def test_event_logger_writes_what_a_bound_logger_would(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd) as logs:
+        events = EventLogger("access")
+        assert events.enabled
+        events.info({"event": "request", "status": 200})
+        structlog.get_logger("access").info("request", status=200)
+        logs.configure(LogSettings(format="text"))
+        events.info({"event": "request", "status": 200})
+    first, second, third = pipe.read_available().splitlines()
+    assert first == second
+    assert third[:1] != b"{"
+
+
+def test_event_logger_knows_that_its_level_is_not_written(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd, level="warning"):
+        assert not EventLogger("access").enabled
+
+
+def test_event_logger_can_be_captured() -> None:
+    with structlog.testing.capture_logs() as logs:
+        EventLogger("access").info({"event": "request"})
+    assert logs == [{"event": "request", "log_level": "info"}]
 
 
 def test_standard_library_records_take_the_same_way(pipe: Pipe) -> None:

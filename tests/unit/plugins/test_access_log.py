@@ -130,6 +130,20 @@ async def test_body_that_breaks_off_is_told() -> None:
         assert (line["status"], line["aborted"], line["error_detail"]) == (200, True, "stalled")
 
 
+async def test_client_that_left_before_the_response_is_told() -> None:
+    plugin = stands_alone()
+    with capture_logs() as lines:
+        await plugin.start()
+        plugin.on_complete(
+            Exchange(request=request(), route=Route("r"), id="x", started=0.0),
+            Outcome(status=499, bytes_sent=0, duration=0.5, aborted=True),
+        )
+    (line,) = lines
+    assert (line["status"], line["aborted"], line["duration_ms"]) == (499, True, 500.0)
+    assert "first_byte_ms" not in line
+    assert "cache_reason" not in line
+
+
 async def test_named_request_fields_are_logged() -> None:
     async with bench(request_headers=("User-Agent", "Referer")) as (driven, lines):
         await driven.get("/", {"user-agent": "curl/8", "Cookie": "secret"})
