@@ -14,6 +14,7 @@ import itertools
 import json
 import random
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -90,6 +91,8 @@ class Shopper(FastHttpUser):
         self.language = random.choice(LANGUAGES)
         self.known: collections.OrderedDict[str, Known] = collections.OrderedDict()
         self.written: dict[int, int] = {}
+        # Locust lets all users of a second begin in one instant: such a volley measures its own queue.
+        time.sleep(random.random())
 
     def read(
         self,
