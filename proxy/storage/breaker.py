@@ -80,13 +80,17 @@ class Breaker:
             fatal: one such failure is enough.
         """
         self._failures += 1
-        self._last_error = error
-        self._last_error_at = self._clock.wall()
+        self.note(error)
         if self.closed and (fatal or self._failures >= self._max_failures):
             self.closed = False
             self.opened += 1
             self._since = self._clock.wall()
             _log.error("the second tier is left out until it works again", tier=self._name, error=error)
+
+    def note(self, error: str) -> None:
+        """Something went wrong that does not count against the tier."""
+        self._last_error = error
+        self._last_error_at = self._clock.wall()
 
     def health(self) -> TierHealth:
         """The state, and what led to it."""

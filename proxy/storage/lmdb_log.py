@@ -68,9 +68,10 @@ class LmdbLog(SharedLog):
 
     @override
     async def close(self) -> None:
-        if self._follower is not None:
-            self._follower.cancel()
-            self._follower = None
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.cancel()
+            await asyncio.wait({follower})
         await super().close()
 
     async def _follow(self) -> None:
@@ -112,6 +113,10 @@ class LmdbLog(SharedLog):
                 self._index.lose(self._read_to)
             else:
                 self._index.apply(purge)
+
+    @override
+    def stats(self) -> dict[str, object]:
+        return {"kind": "lmdb", **super().stats()}
 
     @override
     async def _send(self, purge: Purge) -> PurgeId:

@@ -68,7 +68,7 @@ class CacheTiers(BaseModel):
     max_object_bytes: Annotated[Size, Field(ge=1024)] = ByteSize(16 * MIB)
     l2: Literal["lmdb", "redis", "none"] | None = None
     lmdb_path: Path = Field(default_factory=default_lmdb_path)
-    lmdb_max_bytes: Annotated[Size, Field(ge=MIB)] = ByteSize(512 * MIB)
+    lmdb_max_bytes: Annotated[Size, Field(ge=16 * MIB)] = ByteSize(512 * MIB)
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
     redis_prefix: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7a|~]+$")] = "sidecache"
     l2_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
@@ -94,6 +94,6 @@ class CacheTiers(BaseModel):
             raise PydanticCustomError(
                 "l2", 'there is a redis_url, but l2 = "{l2}" does not use it: remove one of them', {"l2": self.l2}
             )
-        if self.second_tier == "lmdb" and self.max_object_bytes > self.lmdb_max_bytes // 4:
-            raise PydanticCustomError("l2", "max_object_bytes must be at most a quarter of lmdb_max_bytes")
+        if self.second_tier == "lmdb" and self.max_object_bytes > self.lmdb_max_bytes // 8:
+            raise PydanticCustomError("l2", "max_object_bytes must be at most an eighth of lmdb_max_bytes")
         return self

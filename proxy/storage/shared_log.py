@@ -138,8 +138,10 @@ class SharedLog(ABC):
 
     async def close(self) -> None:
         """See `InvalidationLog.close`."""
-        if self._sender is not None:
-            self._sender.cancel()
+        sender = self._sender
+        if sender is not None:
+            sender.cancel()
+            await asyncio.wait({sender})
         if self._pending:
             _log.error("purges never reached the shared log", purges=len(self._pending))
 

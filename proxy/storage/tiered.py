@@ -85,9 +85,10 @@ class TieredStore:
 
     async def close(self) -> None:
         """Write what waits, as far as L2 takes it, and let go of everything. Safe to call twice."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
+        sweeper, self._sweeper = self._sweeper, None
+        if sweeper is not None:
+            sweeper.cancel()
+            await asyncio.wait({sweeper})
         if self._behind is not None:
             await self._behind.close()
         await self.log.close()

@@ -1,0 +1,66 @@
+"""Connections to Redis, however its servers are organised."""
+
+from typing import Any, Final, TypeAlias
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from proxy.storage.redis_url import RedisAddress, RedisKind
+
+RedisClient: TypeAlias = "Redis | RedisCluster"
+
+# What a call can raise: redis-py lets some of asyncio's own errors through.
+REDIS_ERRORS: Final = (RedisError, OSError, TimeoutError, EOFError)
+
+MAX_CONNECTIONS: Final = 64
+
+
+def connect(address: RedisAddress, *, timeout_seconds: float, retries: int) -> RedisClient:
+    """A client for `address`. Connects when it is first used.
+
+    Args:
+        timeout_seconds: for connecting, and for the answer to one command.
+        retries: how often a command is sent again over a new connection when its own is broken.
+    """
+    options: dict[str, Any] = {
+        "username": address.username or None,
+        "password": address.password or None,
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "socket_keepalive": True,
+        "max_connections": MAX_CONNECTIONS,
+        "protocol": 2,  # the shape of XREAD's answer depends on it
+        "retry": Retry(NoBackoff(), retries),
+    }
+    match address.kind:
+        case RedisKind.STANDALONE if address.socket:
+            del options["socket_keepalive"]
+            return Redis(unix_socket_path=address.socket, db=address.database, **options)
+        case RedisKind.STANDALONE:
+            [(host, port)] = address.hosts
+            return Redis(host=host, port=port, db=address.database, ssl=address.tls, **options)
+        case RedisKind.SENTINEL:
+            sentinel = Sentinel(  # type: ignore[no-untyped-call]  # its __init__ has no annotations
+                list(address.hosts),
+                sentinel_kwargs={"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds},
+            )
+            master: Redis = sentinel.master_for(address.service, db=address.database, ssl=address.tls, **options)
+            return master
+        case RedisKind.CLUSTER:
+            nodes = [ClusterNode(host, port) for host, port in address.hosts]
+            return RedisCluster(
+                startup_nodes=nodes, ssl=address.tls, require_full_coverage=False, cluster_error_retry_attempts=retries,
+                **options,
+            )  # fmt: skip
+
+
+async def disconnect(client: RedisClient) -> None:
+    """Close what `connect` gave, whatever state it is in."""
+    try:
+        await client.aclose()
+    except REDIS_ERRORS:  # the connection was broken already
+        return
