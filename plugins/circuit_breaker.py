@@ -97,14 +97,14 @@ class CircuitBreaker(Plugin[CircuitBreakerSettings]):
         self._closed = False
         metrics = services.metrics
         self._states = metrics.level(
-            "sidecache_circuits", "Circuits by state: closed, half-open or open.", ("circuit", "state")
+            "sidecache_circuits", "Circuits by state: closed, half-open or open", ("circuit", "state")
         )
         self._transitions = metrics.counter(
-            "sidecache_circuit_transitions", "Times a circuit came into a state.", ("circuit", "state")
+            "sidecache_circuit_transitions", "Times a circuit came into a state", ("circuit", "state")
         )
-        self._refused = metrics.counter("sidecache_circuit_refused", "Requests not let through.", ("circuit",))
+        self._refused = metrics.counter("sidecache_circuit_refused", "Requests not let through", ("circuit",))
         self._failures = metrics.counter(
-            "sidecache_circuit_failures", "Calls counted as failures, by kind.", ("circuit", "kind")
+            "sidecache_circuit_failures", "Calls counted as failures, by kind", ("circuit", "kind")
         )
 
     @override

@@ -48,13 +48,13 @@ class Latency(Plugin[LatencySettings]):
         labels = ("route", "cache", "status")
         metrics = services.metrics
         self._durations = metrics.histogram(
-            "sidecache_request_duration_seconds", "From the request's head to the response's last byte.", labels
+            "sidecache_request_duration_seconds", "From the request's head to the response's last byte", labels
         )
         self._first_bytes = metrics.histogram(
-            "sidecache_first_byte_seconds", "From the request's head to the response's head.", labels
+            "sidecache_first_byte_seconds", "From the request's head to the response's head", labels
         )
         self._upstreams = metrics.histogram(
-            "sidecache_upstream_seconds", "From sending a request to the upstream to its response head.", ("route",)
+            "sidecache_upstream_seconds", "From sending a request to the upstream to its response head", ("route",)
         )
         # Keyed by what an exchange has at hand, so that no label text is built for each.
         self._series: dict[tuple[str, str, int], LatencySeries] = {}

@@ -59,7 +59,7 @@ class SnapshotCollector(Collector):
 
     @override
     def collect(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("sidecache_build_info", "What runs here; always 1.", labels=list(_BUILD_LABELS))
+        build = GaugeMetricFamily("sidecache_build_info", "What runs here; always 1", labels=list(_BUILD_LABELS))
         build.add_metric(list(_BUILD_LABELS.values()), 1)
         yield build
         yield from map(_metric, self._snapshot)

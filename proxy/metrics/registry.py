@@ -7,7 +7,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 LATENCY_BUCKETS: Final[tuple[float, ...]] = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -150,16 +150,19 @@ class Family(Generic[M_co]):
         return member
 
 
-GaugeReader: TypeAlias = Callable[[], float | Mapping[Labels, float]]
+Reader: TypeAlias = Callable[[], float | Mapping[Labels, float]]
 
 
-class Gauge:
-    """A value read when scraped: one number, or one for each combination of label values."""
+class Reading:
+    """Numbers that live elsewhere and are read when scraped: one, or one for each combination of label values."""
 
-    __slots__ = ("help", "label_names", "name", "read")
+    __slots__ = ("help", "kind", "label_names", "name", "read")
 
-    def __init__(self, name: str, help_text: str, label_names: Labels, read: GaugeReader) -> None:
+    def __init__(
+        self, name: str, help_text: str, kind: Literal["counter", "gauge"], label_names: Labels, read: Reader
+    ) -> None:
         self.name = name
+        self.kind: Literal["counter", "gauge"] = kind
         self.help = help_text
         self.label_names = label_names
         self.read = read
@@ -176,7 +179,7 @@ class Registry:
         self._counters: dict[str, Family[Counter]] = {}
         self._levels: dict[str, Family[Level]] = {}
         self._histograms: dict[str, Family[Histogram]] = {}
-        self._gauges: dict[str, Gauge] = {}
+        self._readings: dict[str, Reading] = {}
         self._shapes: dict[str, tuple[object, ...]] = {}
 
     def counter(self, name: str, help_text: str, labels: Labels = ()) -> Family[Counter]:
@@ -205,13 +208,18 @@ class Registry:
             family = self._histograms[name] = Family(name, help_text, labels, lambda: Histogram(bounds))
         return family
 
-    def gauge(self, name: str, help_text: str, read: GaugeReader, labels: Labels = ()) -> None:
+    def gauge(self, name: str, help_text: str, read: Reader, labels: Labels = ()) -> None:
         """A value read when scraped; the last reader given for a name is the one that is asked.
 
         Where several objects report under one name, use `level`.
         """
         self._claim(name, labels, "gauge")
-        self._gauges[name] = Gauge(name, help_text, labels, read)
+        self._readings[name] = Reading(name, help_text, "gauge", labels, read)
+
+    def total(self, name: str, help_text: str, read: Reader, labels: Labels = ()) -> None:
+        """Like `gauge`, for a number that only grows: a counter kept elsewhere."""
+        self._claim(name, labels, "total")
+        self._readings[name] = Reading(name, help_text, "counter", labels, read)
 
     def counters(self) -> Iterator[Family[Counter]]:
         """Counters, in the order in which they were made."""
@@ -225,9 +233,9 @@ class Registry:
         """Histograms, in the order in which they were made."""
         yield from list(self._histograms.values())
 
-    def gauges(self) -> Iterator[Gauge]:
-        """Gauges, in the order in which they were made."""
-        yield from list(self._gauges.values())
+    def readings(self) -> Iterator[Reading]:
+        """Gauges and totals, in the order in which they were made."""
+        yield from list(self._readings.values())
 
     def _claim(self, name: str, labels: Labels, *shape: object) -> None:
         if _NAME.fullmatch(name) is None or name.endswith(_RESERVED_SUFFIXES):

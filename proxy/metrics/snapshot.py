@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import structlog
 
-from proxy.metrics.registry import Counter, Family, Gauge, Histogram, Labels, Level, Registry
+from proxy.metrics.registry import Counter, Family, Histogram, Labels, Level, Reading, Registry
 
 _log = structlog.get_logger("metrics")
 
@@ -47,8 +47,8 @@ Snapshot: TypeAlias = tuple[NumberFamily | HistogramFamily, ...]
 def take_snapshot(registry: Registry) -> Snapshot:
     """The values of `registry` now, to be called on the thread that counts.
 
-    1,000 histograms take about a millisecond, a hundredth of what it takes to encode them. A gauge whose reader fails
-    is left out, logged, and counted in `sidecache_unreadable_gauges`.
+    1,000 histograms take about a millisecond, a hundredth of what it takes to encode them. A metric whose reader fails
+    is left out, logged, and counted in `sidecache_unreadable_metrics`.
     """
     families: list[NumberFamily | HistogramFamily] = [
         *(_numbers("counter", family) for family in registry.counters()),
@@ -56,14 +56,14 @@ def take_snapshot(registry: Registry) -> Snapshot:
         *map(_histograms, registry.histograms()),
     ]
     unreadable = 0
-    for gauge in registry.gauges():
+    for reading in registry.readings():
         try:
-            families.append(_gauge(gauge))
+            families.append(_read(reading))
         except Exception as error:  # noqa: BLE001 — one reader that fails must not blind the operator to the rest
-            _log.error("gauge cannot be read", gauge=gauge.name, exc_info=error)
+            _log.error("metric cannot be read", metric=reading.name, exc_info=error)
             unreadable += 1
-    text = "Gauges whose reader failed at this scrape."
-    families.append(NumberFamily("sidecache_unreadable_gauges", text, "gauge", (), (((), unreadable),)))
+    text = "Metrics whose reader failed at this scrape"
+    families.append(NumberFamily("sidecache_unreadable_metrics", text, "gauge", (), (((), unreadable),)))
     return tuple(families)
 
 
@@ -80,11 +80,11 @@ def _histograms(family: Family[Histogram]) -> HistogramFamily:
     return HistogramFamily(family.name, family.help, family.label_names, samples)
 
 
-def _gauge(gauge: Gauge) -> NumberFamily:
-    value = gauge.read()
+def _read(reading: Reading) -> NumberFamily:
+    value = reading.read()
     read: Iterable[tuple[Labels, float]] = value.items() if isinstance(value, Mapping) else [((), value)]
     samples = tuple((labels, float(number)) for labels, number in read)
     for labels, _ in samples:
-        if len(labels) != len(gauge.label_names):
-            raise ValueError(f"{gauge.name} has the labels {gauge.label_names}, not {labels}")
-    return NumberFamily(gauge.name, gauge.help, "gauge", gauge.label_names, samples)
+        if len(labels) != len(reading.label_names):
+            raise ValueError(f"{reading.name} has the labels {reading.label_names}, not {labels}")
+    return NumberFamily(reading.name, reading.help, reading.kind, reading.label_names, samples)

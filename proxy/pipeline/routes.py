@@ -88,6 +88,7 @@ class Route:
     path: str | None = None
     methods: frozenset[str] = frozenset()
     hosts: tuple[str, ...] = ()
+    _prefix: str = field(default="", init=False, repr=False, compare=False)
     _pattern: re.Pattern[str] | None = field(default=None, init=False, repr=False, compare=False)
     _methods: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
     _hosts: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -95,12 +96,18 @@ class Route:
     def __post_init__(self) -> None:
         if self.path is not None:
             object.__setattr__(self, "_pattern", compile_path(self.path))
+            object.__setattr__(self, "_prefix", re.split(r"[{*]", self.path, maxsplit=1)[0])
         object.__setattr__(self, "_methods", self.methods | {"HEAD"} if "GET" in self.methods else self.methods)
         object.__setattr__(self, "_hosts", tuple(host.lower() for host in self.hosts))
 
     def matches(self, request: Request) -> bool:
         """Whether `request` belongs to this route."""
         return self.takes(request.method, normal_path(request.path), request.host)
+
+    @property
+    def prefix(self) -> str:
+        """What every path of this route begins with, in normal form; empty: any."""
+        return self._prefix
 
     def takes(self, method: str, path: str, host: str) -> bool:
         """Whether a request of this `method`, normal `path` and `host` belongs to this route."""
@@ -136,20 +143,22 @@ class RouteTable:
         ValueError: two routes have the same name, or one has the default route's.
     """
 
-    __slots__ = ("_default", "routes")
+    __slots__ = ("_default", "_prefixed", "routes")
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._default = Route(DEFAULT_ROUTE_NAME)
         self.routes = (*routes, self._default)
+        # A prefix that differs costs 0.1 µs, a pattern that does not match four times that.
+        self._prefixed = tuple((route.prefix, route) for route in routes)
         names = [route.name for route in self.routes]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"route names are taken twice: {', '.join(sorted(twice))}")
 
     def find(self, request: Request) -> Route:
         """The route of `request`."""
-        if len(self.routes) > 1:
-            method, path, host = request.method, normal_path(request.path), request.host
-            for route in self.routes:
-                if route.takes(method, path, host):
+        if self._prefixed:
+            path = normal_path(request.path)
+            for prefix, route in self._prefixed:
+                if path.startswith(prefix) and route.takes(request.method, path, request.host):
                     return route
         return self._default

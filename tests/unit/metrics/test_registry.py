@@ -121,6 +121,8 @@ def test_name_of_another_kind_or_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="exists"):
         registry.gauge("a", "A.", lambda: 1.0)
     with pytest.raises(ValueError, match="exists"):
+        registry.total("a", "A.", lambda: 1.0)
+    with pytest.raises(ValueError, match="exists"):
         registry.level("a", "A.", ("x",))
     with pytest.raises(ValueError, match="exists"):
         registry.histogram("h", "H.", bounds=(1, 3))
@@ -150,4 +152,4 @@ def test_gauge_is_read_when_asked_and_the_last_reader_wins() -> None:
     registry.gauge("size", "Size.", lambda: size)
     registry.gauge("tiers", "Tiers.", lambda: {("l1",): 1.0, ("l2",): 2.0}, ("tier",))
     size = 7
-    assert [gauge.read() for gauge in registry.gauges()] == [7, {("l1",): 1.0, ("l2",): 2.0}]
+    assert [reading.read() for reading in registry.readings()] == [7, {("l1",): 1.0, ("l2",): 2.0}]

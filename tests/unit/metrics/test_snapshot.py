@@ -9,7 +9,7 @@ from proxy.metrics.registry import Registry
 from proxy.metrics.snapshot import HistogramFamily, HistogramValue, NumberFamily, take_snapshot
 
 NONE_UNREADABLE = NumberFamily(
-    "sidecache_unreadable_gauges", "Gauges whose reader failed at this scrape.", "gauge", (), (((), 0),)
+    "sidecache_unreadable_metrics", "Metrics whose reader failed at this scrape", "gauge", (), (((), 0),)
 )
 
 
@@ -20,12 +20,14 @@ def test_every_kind_is_in_it() -> None:
     registry.histogram("seconds", "Seconds.", bounds=(1, 2)).labels().observe(1.5)
     registry.gauge("bytes", "Bytes.", lambda: 10)
     registry.gauge("tiers", "Tiers.", lambda: {("l1",): 1, ("l2",): 2}, ("tier",))
+    registry.total("dropped", "Dropped.", lambda: 3)
     assert take_snapshot(registry) == (
         NumberFamily("requests", "Requests.", "counter", ("route",), ((("a",), 2),)),
         NumberFamily("open", "Open.", "gauge", (), (((), 1),)),
         HistogramFamily("seconds", "Seconds.", (), (((), HistogramValue((1.0, 2.0), (0, 1, 0), 1.5)),)),
         NumberFamily("bytes", "Bytes.", "gauge", (), (((), 10.0),)),
         NumberFamily("tiers", "Tiers.", "gauge", ("tier",), ((("l1",), 1.0), (("l2",), 2.0))),
+        NumberFamily("dropped", "Dropped.", "counter", (), (((), 3.0),)),
         NONE_UNREADABLE,
     )
 
@@ -43,7 +45,7 @@ def test_it_stays_as_it_was() -> None:
     assert take_snapshot(registry) != before
 
 
-def test_gauge_that_fails_is_left_out_logged_and_counted() -> None:
+def test_metric_that_fails_is_left_out_logged_and_counted() -> None:
     def broken() -> float:
         raise OSError("gone")
 
@@ -53,7 +55,7 @@ def test_gauge_that_fails_is_left_out_logged_and_counted() -> None:
     registry.gauge("sound", "Sound.", lambda: 1.0)
     with capture_logs() as logs:
         snapshot = take_snapshot(registry)
-    assert [family.name for family in snapshot] == ["sound", "sidecache_unreadable_gauges"]
+    assert [family.name for family in snapshot] == ["sound", "sidecache_unreadable_metrics"]
     assert snapshot[-1] == replace(NONE_UNREADABLE, samples=(((), 2),))
-    assert {line["gauge"] for line in logs} == {"broken", "mislabelled"}
+    assert {line["metric"] for line in logs} == {"broken", "mislabelled"}
     assert take_snapshot(Registry()) == (NONE_UNREADABLE,)

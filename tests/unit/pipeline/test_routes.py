@@ -189,3 +189,17 @@ def test_route_names_are_unique(names: list[str]) -> None:
 def test_routes_are_values() -> None:
     assert Route("a", path="/x") == Route("a", path="/x")
     assert len({Route("a", path="/x"), Route("a", path="/x")}) == 1
+
+
+TEMPLATES = st.sampled_from(["/a", "/a/*", "/a*", "/{x}", "/a/{x}", "/a/{x}/b", "/ab", "/*", None])
+TABLE_ROUTES = st.lists(
+    st.tuples(TEMPLATES, st.sampled_from([frozenset(), frozenset({"GET"}), frozenset({"POST"})])), max_size=6
+)
+
+
+@given(TABLE_ROUTES, st.sampled_from(["/", "/a", "/a/", "/ab", "/a/c", "/a/c/b", "/x/../a/c", "*"]))
+@settings(deadline=None)
+def test_table_finds_the_first_route_that_matches(shapes: list[tuple[str | None, frozenset[str]]], target: str) -> None:
+    routes = [Route(f"r{place}", path=path, methods=methods) for place, (path, methods) in enumerate(shapes)]
+    first = next((route.name for route in routes if route.matches(get(target))), DEFAULT_ROUTE_NAME)
+    assert RouteTable(routes).find(get(target)).name == first
