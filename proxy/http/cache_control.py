@@ -19,6 +19,9 @@ from proxy.http.message import Headers, to_wire
 DELTA_MAX: Final = 2**31
 """The greatest delta-seconds that is told from greater ones (RFC 9111 §1.2.2)."""
 
+SYNTAX: Final = "*"
+"""Stands in `malformed` when the text as a whole has left the grammar: what it permits is not to be believed."""
+
 _REMEMBERED_LENGTH: Final = 256
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MEMBER: Final = re.compile(
@@ -132,7 +135,9 @@ def _members(value: str) -> Iterator[tuple[str, str | None]]:
                 return
             broken = rest.partition(",")[0]
             name = broken.partition("=")[0].strip(" \t").lower()
-            trusted = trusted and '"' not in broken
+            if trusted and '"' in broken:
+                trusted = False
+                yield SYNTAX, None
             if name in _RESTRICTING:
                 yield name, None
             elif trusted and _TOKEN.fullmatch(name):
@@ -162,7 +167,7 @@ def _delta_seconds(argument: str | None) -> int | None:
 
 def _parse_response(value: str) -> ResponseDirectives:
     found = _gathered(value)
-    malformed: list[str] = []
+    malformed = [SYNTAX] if SYNTAX in found else []
 
     def seconds(name: str) -> int | None:
         if name not in found:

@@ -139,11 +139,8 @@ def partial_response(full: Response, body: bytes, specs: Sequence[RangeSpec], he
         body: the complete body, or the part that `held` describes.
         held: None for a complete body.
     """
-    if held is None:
-        offset, complete, length = 0, len(body), len(body)
-    else:
-        offset, complete = held[0], held[2]
-        length = held[1] + 1 if complete is None else complete
+    offset, last, complete = (0, len(body) - 1, len(body)) if held is None else held
+    length = last + 1 if complete is None else complete
     if not length or not covers(specs, held):
         return full
     wanted = satisfiable(specs, length)

@@ -6,25 +6,28 @@ Theory of operation. `storing.may_store` looks at a request and its response and
 function of its arguments; times are wall seconds since the epoch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from typing_extensions import override
-
+from proxy.http.etag import EntityTag
 from proxy.http.message import Headers
+from proxy.http.ranges import ContentRange
 from proxy.policy.reasons import Reason
 
-
-@dataclass(frozen=True, slots=True)
-class EntityTag:
-    """An entity tag (RFC 9110 §8.8.3). `opaque` is without the quotes."""
-
-    opaque: str
-    weak: bool = False
-
-    @override
-    def __str__(self) -> str:
-        return f'W/"{self.opaque}"' if self.weak else f'"{self.opaque}"'
+__all__ = (
+    "DEFAULT_OPTIONS",
+    "Decision",
+    "EntityTag",
+    "Hit",
+    "Lifetime",
+    "Miss",
+    "PolicyOptions",
+    "Revalidate",
+    "StaleHit",
+    "StoreVerdict",
+    "Stored",
+    "Unsatisfiable",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,10 @@ class PolicyOptions:
 
     Attributes:
         honour_no_cache, honour_no_store, honour_max_age, honour_min_fresh, honour_max_stale, honour_only_if_cached,
-            honour_pragma: whether the request directive of that name is obeyed (RFC 9111 §5.2.1, §5.4).
+            honour_pragma, honour_stale_if_error: whether the request directive of that name is obeyed (RFC 9111
+            §5.2.1, §5.4, RFC 5861 §4).
+        methods: whose responses may be stored. A method beyond GET and HEAD needs explicit freshness, and a key that
+            holds the request's body.
         targets: targeted cache-control fields looked for, the first that is present wins (RFC 9213 §2.1).
         default_ttl: freshness in seconds where the origin says nothing explicit; None: heuristics only. Never applies
             to a response that is private, no-store, or has explicit freshness.
@@ -45,6 +51,7 @@ class PolicyOptions:
         store_set_cookie: store and replay `Set-Cookie`; otherwise a response that has one is stored only if explicitly
             `public` or given a shared lifetime, and always without it.
         max_variants: how many variants of one resource are kept.
+        store_parts: store a 206 that answers a Range request as the part that it is.
     """
 
     honour_no_cache: bool = True
@@ -54,6 +61,7 @@ class PolicyOptions:
     honour_max_stale: bool = True
     honour_only_if_cached: bool = True
     honour_pragma: bool = True
+    honour_stale_if_error: bool = True
     targets: tuple[str, ...] = ("CDN-Cache-Control",)
     default_ttl: float | None = None
     heuristic_fraction: float = 0.1
@@ -63,6 +71,8 @@ class PolicyOptions:
     stale_if_error: float = 0.0
     store_set_cookie: bool = False
     max_variants: int = 64
+    methods: tuple[str, ...] = ("GET", "HEAD")
+    store_parts: bool = True
 
 
 DEFAULT_OPTIONS = PolicyOptions()
@@ -86,6 +96,7 @@ class Stored:
         vary: lower-case names of the fields that selected this variant, sorted.
         body_length: of the stored body in bytes.
         content_range: (first, last, complete length or None) of a stored partial response.
+        softened: a soft purge ended its freshness.
     """
 
     method: str
@@ -106,7 +117,8 @@ class Stored:
     date: float | None = None
     vary: tuple[str, ...] = ()
     body_length: int = 0
-    content_range: tuple[int, int, int | None] | None = field(default=None)
+    content_range: ContentRange | None = None
+    softened: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,84 @@
+"""Cache-Status (RFC 9211): what the cache did, for the client to read."""
+
+from typing import Any, Final, Protocol
+
+import http_sf
+
+from proxy.http.message import to_wire
+from proxy.policy.reasons import Reason
+
+CACHE_NAME: Final = "sidecache"
+_KEY_MAX: Final = 1024
+_TTL_MAX: Final = 10**15 - 1
+
+
+class Report(Protocol):
+    """What is known of how a request was handled."""
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why."""
+        ...
+
+    @property
+    def fwd(self) -> str:
+        """Why it went forward (RFC 9211 §2.2); empty when it did not."""
+        ...
+
+    @property
+    def fwd_status(self) -> int | None:
+        """What the next hop answered."""
+        ...
+
+    @property
+    def stored(self) -> bool:
+        """The response was stored."""
+        ...
+
+    @property
+    def collapsed(self) -> bool:
+        """The request waited for another one's response."""
+        ...
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds of freshness left, negative when stale."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """The cache key."""
+        ...
+
+
+def cache_status(report: Report, *, key: bool = False, detail: bool = True) -> str:
+    """The list member that this cache appends to `Cache-Status`.
+
+    Args:
+        key: tell the cache key; it helps an attacker, too (RFC 9211 §6).
+        detail: tell the reason's token.
+    """
+    parameters: dict[str, Any] = {}
+    if report.fwd:
+        parameters["fwd"] = http_sf.Token(report.fwd)
+        if report.fwd_status is not None:
+            parameters["fwd-status"] = report.fwd_status
+    elif report.reason is not Reason.ONLY_IF_CACHED:
+        parameters["hit"] = True
+    if report.ttl is not None:
+        parameters["ttl"] = max(-_TTL_MAX, min(_TTL_MAX, int(report.ttl // 1)))
+    if report.fwd and report.stored:
+        parameters["stored"] = True
+    if report.fwd and report.collapsed:
+        parameters["collapsed"] = True
+    if key and report.key:
+        parameters["key"] = _sf_string(report.key)
+    if detail and report.reason is not None:
+        parameters["detail"] = http_sf.Token(report.reason.token)
+    return http_sf.ser([(http_sf.Token(CACHE_NAME), parameters)])
+
+
+def _sf_string(text: str) -> str:
+    """`text` as far as a Structured Field String can hold it: visible ASCII and spaces, the rest percent-encoded."""
+    encoded = "".join(chr(byte) if 0x20 <= byte <= 0x7E else f"%{byte:02X}" for byte in to_wire(text))
+    return encoded[:_KEY_MAX]
