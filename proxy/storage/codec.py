@@ -5,21 +5,21 @@ zero bytes, length of the metadata (4), the metadata, the body, the derived form
 a field with a default may be added without a new format version. An older reader sees a field that it does not know
 and treats the record as a miss, a newer one fills in the default.
 
-Measured for an entry of 1 KB with ten header fields and a body of JSON: 5 µs to encode, 11 µs to decode.
+Measured for a body of 1 KB and ten header fields: 13 µs to encode, 33 µs to decode, of which 7 µs make a `Stored`.
 """
 
 import json
 import struct
-import sys
 import types
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import orjson
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDictProxy, istr
 
 from proxy.http.message import Headers, make_headers
 from proxy.storage.base import NO_FORMS, Entry, Record, VaryMarker
@@ -36,8 +36,17 @@ _MARKER: Final = 2
 # nor infinities.
 _PLAIN_JSON: Final = 1
 
+_SCALARS: Final = frozenset({str, int, float, bool, types.NoneType})
+_ONLY_STR: Final = frozenset({str})
+MAX_PLANS: Final = 256
+
 _Read: TypeAlias = Callable[[Any], Any]
 _Write: TypeAlias = Callable[[Any], Any]
+_Plan: TypeAlias = list[tuple[str, _Read]]
+
+
+# A multidict keeps two more strings for a name that is no istr: 350 instead of 920 bytes for seven fields.
+_field_name = lru_cache(4096)(istr)
 
 
 class _Undecodable(Exception):  # noqa: N818  # no error: the record is a miss
@@ -54,9 +63,9 @@ def _read_float(value: Any) -> float:
 
 
 def _read_headers(flat: Any) -> Headers:
-    if type(flat) is not list or len(flat) % 2 or not all(type(text) is str for text in flat):
+    if type(flat) is not list or len(flat) % 2 or not _ONLY_STR.issuperset(map(type, flat)):
         raise _Undecodable
-    return make_headers(zip(map(sys.intern, flat[::2]), flat[1::2], strict=True))
+    return make_headers(zip(map(_field_name, flat[::2]), flat[1::2], strict=True))
 
 
 def _exactly(kind: type) -> _Read:
@@ -141,6 +150,7 @@ class _Shape:
         self._defaults = {field.name: field.default for field in kept if field.default is not MISSING}
         self._writers = {name: write for name in self._names if (write := _writer(hints[name])) is not None}
         self._readers = {name: _reader(hints[name]) for name in self._names}
+        self._plans: dict[tuple[object, ...], _Plan] = {}
 
     def write(self, value: Any) -> dict[str, Any]:
         """The fields that are not at their defaults, by name."""
@@ -153,14 +163,31 @@ class _Shape:
         return written
 
     def arguments(self, written: Any) -> dict[str, Any]:
-        """What `write` gave, back as the dataclass' arguments."""
+        """What `write` gave, back as the dataclass' arguments. Changes `written`."""
         if type(written) is not dict:
             raise _Undecodable
+        # Whether a scalar is good depends on its type alone: names and types that were good before need no look at each
+        # field, which would be half the cost of decoding.
+        shape = (*written, *map(type, written.values()))
+        plan = self._plans.get(shape)
+        if plan is None:
+            return self._check(shape, written)
+        for name, read in plan:
+            written[name] = read(written[name])
+        return written
+
+    def _check(self, shape: tuple[object, ...], written: dict[str, Any]) -> dict[str, Any]:
         readers = self._readers
-        try:
-            return {name: readers[name](value) for name, value in written.items()}
-        except KeyError:  # a field of a later version
-            raise _Undecodable from None
+        if not readers.keys() >= written.keys():  # a field of a later version
+            raise _Undecodable
+        arguments = {name: readers[name](value) for name, value in written.items()}
+        if len(self._plans) < MAX_PLANS:
+            self._plans[shape] = [
+                (name, readers[name])
+                for name, value in written.items()
+                if type(value) not in _SCALARS or type(arguments[name]) is not type(value)
+            ]
+        return arguments
 
     def read(self, written: Any) -> Any:
         """What `write` gave, back as the dataclass."""
