@@ -1,20 +1,15 @@
 """One stream of log lines, and a proxy that never waits for its reader."""
 
 import asyncio
-import errno
-import fcntl
 import io
 import logging
 import os
 import pty
-import select
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -25,58 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from proxy.logs import EventLogger, JsonRenderer, LineWriter, Logs, LogSettings, TextRenderer, log_loop_exception
-
-PATIENCE_SECONDS = 10.0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
-    deadline = monotonic() + PATIENCE_SECONDS
-    pause = threading.Event()
-    while not condition():
-        assert monotonic() < deadline, "the condition never came true"
-        pause.wait(0.002)
-
-
-@dataclass
-class Pipe:
-    """A pipe whose reader reads only when told."""
-
-    read_fd: int
-    write_fd: int
-
-    def read_available(self) -> bytes:
-        chunks: list[bytes] = []
-        while select.select([self.read_fd], [], [], 0)[0]:
-            chunk = os.read(self.read_fd, 1 << 20)
-            if not chunk:
-                break
-            chunks.append(chunk)
-        return b"".join(chunks)
-
-    def read_until(self, enough: Callable[[bytes], bool]) -> bytes:
-        read = b""
-
-        def more() -> bool:
-            nonlocal read
-            read += self.read_available()
-            return enough(read)
-
-        wait_until(more)
-        return read
+from proxy.logs import EventLogger, JsonRenderer, Logs, LogSettings, TextRenderer, log_loop_exception
+from tests.support.pipe import PATIENCE_SECONDS, Pipe, open_pipe
 
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    read_fd, write_fd = os.pipe()
-    fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, 65536)
-    yield Pipe(read_fd, write_fd)
-    for fd in (read_fd, write_fd):
-        try:
-            os.close(fd)
-        except OSError as error:
-            assert error.errno == errno.EBADF  # noqa: PT017 — a test may have closed it
+    with open_pipe() as made:
+        yield made
 
 
 @contextmanager
@@ -380,80 +331,19 @@ def test_closing_flushes_everything_to_a_reader(pipe: Pipe) -> None:
     assert logs.dropped == 0
 
 
-def no_report(count: int) -> bytes:
-    return b"dropped %d\n" % count
+def test_what_a_thread_dies_of_is_logged(pipe: Pipe) -> None:
+    def fail() -> None:
+        raise ValueError("bad news")
 
-
-def test_reader_that_is_gone_costs_lines_and_nothing_else(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.write_fd, 1 << 20, no_report)
-    os.close(pipe.read_fd)
-    for _ in range(10):
-        writer.write(b"lost\n")
-    wait_until(lambda: writer.dropped == 10)
-    assert writer.close(5)
-    writer.write(b"after the end\n")
-    assert writer.dropped == 11
-
-
-def test_line_cut_by_a_reader_that_left_does_not_spoil_the_next(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "log")
-    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
-    writer_fd = os.open(tmp_path / "log", os.O_WRONLY)
-    writer = LineWriter(writer_fd, 4 << 20, no_report)
-    writer.write(b"x" * 300_000 + b"\n")
-    assert select.select([reader], [], [], PATIENCE_SECONDS)[0]
-    os.read(reader, 1000)
-    os.close(reader)
-    wait_until(lambda: writer.dropped == 1)
-    successor = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
-    writer.write(b"next\n")
-    read = Pipe(successor, writer_fd).read_until(lambda text: b"next\ndropped 1\n" in text)
-    assert writer.close(5)
-    os.close(successor)
-    os.close(writer_fd)
-    assert set(read.split(b"\n", 1)[0]) == {ord("x")}
-    assert read.split(b"\n", 1)[1] == b"next\ndropped 1\n"
-
-
-def test_non_blocking_output_is_waited_for_by_the_thread(pipe: Pipe) -> None:
-    os.set_blocking(pipe.write_fd, False)
-    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
-    for number in range(20_000):
-        writer.write(b"line %d\n" % number)
-    read = pipe.read_until(lambda text: text.endswith(b"line 19999\n"))
-    assert read.count(b"\n") == 20_000
-    assert writer.close(5)
-    assert writer.dropped == 0
-
-
-def test_line_longer_than_a_pipe_is_written_whole(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
-    line = b"x" * 300_000 + b"\n"
-    writer.write(b"before\n")
-    writer.write(line)
-    writer.write(b"after\n")
-    assert pipe.read_until(lambda text: text.endswith(b"after\n")) == b"before\n" + line + b"after\n"
-    assert writer.close(5)
-
-
-def test_writers_on_one_pipe_do_not_tear_each_others_lines(pipe: Pipe) -> None:
-    writers = [LineWriter(pipe.write_fd, 8 << 20, no_report) for _ in range(3)]
-
-    def fill(writer: LineWriter, letter: bytes) -> None:
-        for _ in range(2000):
-            writer.write(letter * 200 + b"\n")
-
-    threads = [
-        threading.Thread(target=fill, args=(writer, letter))
-        for writer, letter in zip(writers, (b"a", b"b", b"c"), strict=True)
-    ]
-    for thread in threads:
+    before = threading.excepthook
+    with logs_to(pipe.write_fd):
+        thread = threading.Thread(target=fail, name="compressor")
         thread.start()
-    read = pipe.read_until(lambda text: text.count(b"\n") == 6000)
-    for thread in threads:
         thread.join(PATIENCE_SECONDS)
-    assert all(writer.close(5) for writer in writers)
-    assert set(read.splitlines()) == {letter * 200 for letter in (b"a", b"b", b"c")}
+    (line,) = objects(pipe.read_available())
+    assert (line["event"], line["level"], line["thread"]) == ("thread failed", "error", "compressor")
+    assert line["exception"][0]["exc_value"] == "bad news"
+    assert threading.excepthook is before
 
 
 async def test_loop_exception_is_logged_with_its_context() -> None:

@@ -1,0 +1,98 @@
+"""Lines written by a thread, whatever their reader does."""
+
+import os
+import select
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.log_writer import LineWriter
+from tests.support.pipe import PATIENCE_SECONDS, Pipe, open_pipe, wait_until
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    with open_pipe() as made:
+        yield made
+
+
+def no_report(count: int) -> bytes:
+    return b"dropped %d\n" % count
+
+
+def test_reader_that_is_gone_costs_lines_and_nothing_else() -> None:
+    reader, write_fd = os.pipe()
+    os.close(reader)
+    writer = LineWriter(write_fd, 1 << 20, no_report)
+    for _ in range(10):
+        writer.write(b"lost\n")
+    wait_until(lambda: writer.dropped == 10)
+    assert writer.close(5)
+    writer.write(b"after the end\n")
+    assert writer.dropped == 11
+    os.close(write_fd)
+
+
+def test_line_cut_by_a_reader_that_left_does_not_spoil_the_next(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    writer_fd = os.open(tmp_path / "log", os.O_WRONLY)
+    writer = LineWriter(writer_fd, 4 << 20, no_report)
+    writer.write(b"x" * 300_000 + b"\n")
+    assert select.select([reader], [], [], PATIENCE_SECONDS)[0]
+    os.read(reader, 1000)
+    os.close(reader)
+    wait_until(lambda: writer.dropped == 1)
+    successor = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    writer.write(b"next\n")
+    read = Pipe(successor, writer_fd).read_until(lambda text: b"next\ndropped 1\n" in text)
+    assert writer.close(5)
+    os.close(successor)
+    os.close(writer_fd)
+    assert set(read.split(b"\n", 1)[0]) == {ord("x")}
+    assert read.split(b"\n", 1)[1] == b"next\ndropped 1\n"
+
+
+def test_non_blocking_output_is_waited_for_by_the_thread(pipe: Pipe) -> None:
+    os.set_blocking(pipe.write_fd, False)
+    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
+    for number in range(20_000):
+        writer.write(b"line %d\n" % number)
+    read = pipe.read_until(lambda text: text.endswith(b"line 19999\n"))
+    assert read.count(b"\n") == 20_000
+    assert writer.close(5)
+    assert writer.dropped == 0
+
+
+def test_line_longer_than_a_pipe_is_written_whole(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
+    line = b"x" * 300_000 + b"\n"
+    writer.write(b"before\n")
+    writer.write(line)
+    writer.write(b"after\n")
+    assert pipe.read_until(lambda text: text.endswith(b"after\n")) == b"before\n" + line + b"after\n"
+    assert writer.close(5)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_writers_on_one_pipe_do_not_tear_each_others_lines(pipe: Pipe, blocking: bool) -> None:
+    os.set_blocking(pipe.write_fd, blocking)
+    writers = [LineWriter(pipe.write_fd, 8 << 20, no_report) for _ in range(3)]
+
+    def fill(writer: LineWriter, letter: bytes) -> None:
+        for _ in range(2000):
+            writer.write(letter * 200 + b"\n")
+
+    threads = [
+        threading.Thread(target=fill, args=(writer, letter))
+        for writer, letter in zip(writers, (b"a", b"b", b"c"), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    read = pipe.read_until(lambda text: text.count(b"\n") == 6000)
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert all(writer.close(5) for writer in writers)
+    assert set(read.splitlines()) == {letter * 200 for letter in (b"a", b"b", b"c")}
