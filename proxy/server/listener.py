@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
-import stat
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
 
@@ -91,20 +92,24 @@ class Listener:
                     os.unlink(self._settings.listen.path)  # noqa: PTH108 — a socket, and one system call
         self._protocols.close_idle()
         grace = self._settings.drain_timeout_seconds if grace_seconds is None else grace_seconds
-        finished = await self._quiet_within(grace)
-        if not finished:
-            _log.warning("cutting connections with requests in flight", connections=len(self._protocols.clients))
+        if await _within(grace, self._protocols.wait_until_empty()):
+            return True
+        late = sum(not connection.resting for connection in self._protocols.clients)
+        if late:
+            _log.warning("cutting connections with requests in flight", connections=late)
         self._protocols.cut()
-        await self._quiet_within(CUT_SECONDS)
-        return finished
+        await _within(CUT_SECONDS, self._protocols.wait_until_empty())
+        await _within(CUT_SECONDS, self._handler.wait_until_quiet())
+        return not late
 
-    async def _quiet_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._handler.wait_until_quiet()
-        except TimeoutError:
-            return False
-        return True
+
+async def _within(seconds: float, condition: Awaitable[None]) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await condition
+    except TimeoutError:
+        return False
+    return True
 
 
 def _address(sock: socket.socket) -> Address:
@@ -113,11 +118,12 @@ def _address(sock: socket.socket) -> Address:
 
 
 def _remove_stale_socket(path: Path) -> None:
-    """Remove what a process left that did not end in order. A socket that answers is left alone."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
-    except FileNotFoundError:
+    """Remove what a process left that did not end in order. asyncio would take a socket in use away from its owner.
+
+    Raises:
+        OSError: somebody listens there.
+    """
+    if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
@@ -125,3 +131,5 @@ def _remove_stale_socket(path: Path) -> None:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))

@@ -45,6 +45,8 @@ _log = structlog.get_logger("server")
 
 _FOR_EVER: Final = 10.0 * 365 * 86_400
 _EMPTY_LINE: Final = b"\r\n\r\n"
+_NOWHERE: Final = -1
+_MOST_PIECES: Final = 64  # of one chunk of data: what is left is fed whole, at the price of certainty
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _WRITE_AT_ONCE_BYTES: Final = 16_384
 
@@ -92,7 +94,12 @@ class Written(web.StreamResponse):
 
     def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
-        self._keep_alive = keep_alive
+        self._goes_on = keep_alive
+
+    @property
+    @override
+    def keep_alive(self) -> bool:
+        return self._goes_on
 
     @override
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -122,6 +129,7 @@ class Connection(web.RequestHandler):
     """One client's connection."""
 
     __slots__ = (
+        "_body_bytes",
         "_closing_buffer",
         "_deadline",
         "_discarding",
@@ -129,7 +137,7 @@ class Connection(web.RequestHandler):
         "_gone",
         "_head_started",
         "_last_payload",
-        "_must_close",
+        "_last_request",
         "_seam",
         "_server",
         "_settings",
@@ -157,7 +165,7 @@ class Connection(web.RequestHandler):
         self._settings = settings
         self._socket_transport: asyncio.Transport | None = None
         self._finished = 0
-        self._must_close = False
+        self._last_request: float = inf  # the number of the request after which nothing can be read
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = inf
         self._writable: asyncio.Future[None] | None = None
@@ -168,6 +176,7 @@ class Connection(web.RequestHandler):
         self._head_started = False
         self._seam = b""  # the last three bytes received
         self._last_payload: StreamReader = EMPTY_PAYLOAD  # of the newest message
+        self._body_bytes: int | None = None  # its length as declared
         # For one response.
         self.sent_bytes = 0
 
@@ -178,13 +187,13 @@ class Connection(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """Whether it rests, and no part of a further request has been seen."""
-        return self.resting and not self._head_started
+        """Whether it waits for a request of which nothing has been seen yet."""
+        return self.resting and not self._head_started and not self._discarding
 
     @property
     def must_close(self) -> bool:
         """Whether no request can follow the present one."""
-        return self._must_close or self._server.draining
+        return self._finished + 1 >= self._last_request or self._server.draining
 
     # --- what arrives
 
@@ -212,15 +221,18 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             return
-        start = end = 0
-        while self._last_payload.is_eof() and not self._upgraded:
-            # No body is under way: feed heads one by one, so that it is certain where each of them ends.
-            end = self._after_empty_line(data, start)
+        start, end = 0, _NOWHERE
+        for _ in range(_MOST_PIECES):
+            if self._upgraded or self._buffer_paused:
+                break
+            # Feed what belongs to one message at a time: only then is it certain where each of them ends, and a
+            # malformed one does not take those before it with it.
+            end = self._next_boundary(data, start)
             if not 0 < end < len(data):
                 break
-            self._feed(data[start:end], head_ends=True)
-            start, end = end, 0
-        self._feed(data[start:], head_ends=0 < end == len(data))
+            self._feed(data[start:end], at_boundary=True)
+            start, end = end, _NOWHERE
+        self._feed(data[start:], at_boundary=end == len(data))
         if not data:
             return
         self._seam = data[-3:] if len(data) >= 3 else (self._seam + data)[-3:]
@@ -228,43 +240,53 @@ class Connection(web.RequestHandler):
             self._head_started = True
             self._arm(self._settings.header_timeout_seconds)
 
-    def _after_empty_line(self, data: bytes, start: int) -> int:
-        """Where the next empty line of `data` ends, which may have begun in an earlier chunk; -1: there is none."""
+    def _next_boundary(self, data: bytes, start: int) -> int:
+        """Where the present body ends, if its length is known, else where the next empty line does: every head and
+        every chunked body ends with one. An empty line may have begun in an earlier chunk of data.
+        """
+        if self._body_bytes is not None and not self._last_payload.is_eof():
+            return start + self._body_bytes - self._last_payload.total_bytes
         if not start:
             seam = (self._seam + data[:3]).find(_EMPTY_LINE)
             if seam >= 0:
                 return seam + len(_EMPTY_LINE) - len(self._seam)
         place = data.find(_EMPTY_LINE, start)
-        return place + len(_EMPTY_LINE) if place >= 0 else -1
+        return place + len(_EMPTY_LINE) if place >= 0 else _NOWHERE
 
-    def _feed(self, data: bytes, *, head_ends: bool) -> None:
+    def _feed(self, data: bytes, *, at_boundary: bool) -> None:
         before = self._request_count
-        certain = head_ends and not self._buffer_paused  # while it is set, the parser may hold more than it was fed
+        certain = at_boundary and not self._buffer_paused and not self._reading_paused  # the parser then holds nothing
         super().data_received(data)
         if self._request_count > before:
-            self._message_arrived(head_ends=certain and self._request_count == before + 1)
+            self._message_arrived(certain=certain and self._request_count == before + 1)
 
-    def _message_arrived(self, *, head_ends: bool) -> None:
-        """Look at the newest message. `head_ends`: it is the only new one, and its head ends what was fed."""
+    def _message_arrived(self, *, certain: bool) -> None:
+        """Look at the newest message. `certain`: its head ended where the data did that was fed."""
         self._deadline = inf
         self._head_started = False
         message, self._last_payload = self._messages[-1]
         if isinstance(message, _ErrInfo):
-            # aiohttp leaves a body that the parser gave up on without an end: whoever reads it would wait for ever.
-            waiting = [body for _, body in self._messages]
-            if self._current_request is not None:
-                waiting.append(self._current_request.content)
-            for body in waiting:
-                if not body.is_eof():
-                    body.set_exception(message.exc)
-        elif message.upgrade and not self._upgraded:
+            self._fail_bodies(message.exc)
+            return
+        length = message.headers.get("Content-Length")
+        self._body_bytes = int(length) if length is not None else None
+        if message.upgrade and not self._upgraded:
             # Unless the protocol is WebSocket, aiohttp throws away what follows such a request in what it is fed, and
-            # takes what comes later for a request. If nothing can have been lost, go on as aiohttp does for WebSocket;
-            # otherwise nothing that follows may be read at all.
-            if head_ends and self._last_payload is EMPTY_PAYLOAD:
+            # takes what comes later for a request. If nothing was thrown away, go on as aiohttp does for WebSocket;
+            # otherwise nothing that follows may be read.
+            if certain and self._last_payload is EMPTY_PAYLOAD:
                 self._upgraded = True
             else:
-                self._must_close = True
+                self._last_request = min(self._last_request, self._request_count)
+
+    def _fail_bodies(self, error: BaseException) -> None:
+        # aiohttp leaves a body that its parser gave up on without an end: whoever reads it would wait for ever.
+        bodies = [body for _, body in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        for body in bodies:
+            if not body.is_eof():
+                body.set_exception(error)
 
     @override
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's signature; aiohttp narrows it to None
@@ -501,6 +523,8 @@ class ProxyServer(web.Server):
         self.draining = False
         self._settings = settings
         self.clients: set[Connection] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @override
     def __call__(self) -> Connection:
@@ -513,11 +537,18 @@ class ProxyServer(web.Server):
             connection.force_close()
             return False
         self.clients.add(connection)
+        self._empty.clear()
         return True
 
     def forget(self, connection: Connection) -> None:
         """`connection` is closed."""
         self.clients.discard(connection)
+        if not self.clients:
+            self._empty.set()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until no client is connected."""
+        await self._empty.wait()
 
     def close_idle(self) -> None:
         """Close the connections that wait for a request, and let no connection outlive the request it has in hand."""

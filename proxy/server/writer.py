@@ -199,6 +199,8 @@ class BodySender:
         frame, sink = self._frame, self._sink
         chunked = frame.framing is Framing.CHUNKED
         async for data in body:
+            if not data:
+                continue  # as a chunk it would end the body
             if frame.length >= 0 and self.sent + len(data) > frame.length:
                 raise UnwritableResponseError("the response is longer than its Content-Length")
             if chunked:

@@ -80,6 +80,7 @@ class ScriptedApplication:
         self.ids: list[str] = []
         self.handled = 0
         self.cancelled = 0
+        self.exchanges: list[Exchange] = []  # kept, so that no two have the same id()
         self.outcomes: list[Outcome] = []
         self.completed: dict[int, int] = {}
         self._changed = asyncio.Condition()
@@ -116,7 +117,9 @@ class ScriptedApplication:
         self.ids.append(request_id)
         self.handled += 1
         self._announce()
-        return Exchange(request=request, route=ROUTE, id=request_id, started=0.0)
+        exchange = Exchange(request=request, route=ROUTE, id=request_id, started=0.0)
+        self.exchanges.append(exchange)
+        return exchange
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
