@@ -1,11 +1,12 @@
 """Connections to Redis, however its servers are organised."""
 
+import contextlib
 from typing import Any, Final, TypeAlias
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -60,7 +61,10 @@ def connect(address: RedisAddress, *, timeout_seconds: float, retries: int) -> R
 
 async def disconnect(client: RedisClient) -> None:
     """Close what `connect` gave, whatever state it is in."""
-    try:
+    with contextlib.suppress(*REDIS_ERRORS):  # what is broken already
         await client.aclose()
-    except REDIS_ERRORS:  # the connection was broken already
-        return
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            with contextlib.suppress(*REDIS_ERRORS):
+                await sentinel.aclose()
