@@ -1,0 +1,269 @@
+"""Compression: response bodies in the coding that the client likes best.
+
+Stands left of the cache, because what a client accepts is its own affair. What is stored, and asked of the upstream, is
+the plain form; the coded forms of a stored response are made from it once, kept beside it, and made better than those
+that are sent once. So the upstream is asked once per resource, never once per coding.
+
+A plugin between this one and the cache that changes a body must set `exchange.forms` to None: forms are made from what
+is stored.
+
+Never coded: what is coded already, partial content, what has no body, answers to range requests, and what is marked
+`no-transform` (RFC 9110 §7.7) on either side. A response that the upstream coded although nobody asked for it is
+decoded for a client that does not accept that.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import translate
+from functools import lru_cache, partial
+from typing import ClassVar, Final
+
+from multidict import CIMultiDict, CIMultiDictProxy
+from typing_extensions import override
+
+from plugins.compression.codecs import CODINGS, Coding, compress, decoder
+from plugins.compression.settings import CompressionSettings
+from plugins.compression.streams import DecodedStream, EncodedStream, SingleChunk, Tally
+from plugins.compression.tags import mark_tag, tag_as_sent, unmark_conditions
+from plugins.compression.threads import CodingThreads
+from proxy.http.body import Body
+from proxy.http.coding import preferences, weights
+from proxy.http.etag import EntityTag
+from proxy.http.headers import combined, split_list
+from proxy.http.message import Headers, Response
+from proxy.pipeline.exchange import DerivedForms, Exchange, ExchangeKey, Stats
+from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
+
+IDENTITY: Final = "identity"
+_BODYLESS: Final = frozenset({101, 204, 205, 206, 304})
+_CONDITION_FAILED: Final = frozenset({412, 416})  # answers to a stored response's conditions, not that response
+# About the bytes of the form they came with, or (Accept-Ranges) of no use with another.
+_OF_THE_FORM: Final = ("Accept-Ranges", "Content-Digest", "Content-MD5", "Digest", "Repr-Digest")
+_LARGER: Final = b""
+"""Kept as the form of a body that does not get smaller; no coding makes nothing of something."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a request asks for.
+
+    Attributes:
+        accepted: codings, `identity` among them if it is acceptable.
+        coding: the one to use, if the response allows.
+        as_is: the content is to be left alone: a range is asked for, or no transformation.
+        tags: see `unmark_conditions`.
+    """
+
+    accepted: Sequence[str]
+    coding: Coding | None
+    as_is: bool
+    head: bool
+    tags: Mapping[str, EntityTag]
+
+
+class Compression(Plugin[CompressionSettings]):
+    """See the module."""
+
+    name: ClassVar[str] = "compression"
+    settings_type: ClassVar[type[PluginSettings]] = CompressionSettings
+    replay: ClassVar[Replay] = Replay.PURE
+
+    def __init__(self, settings: CompressionSettings, services: Services) -> None:
+        super().__init__(settings, services)
+        self._wish: Final[ExchangeKey[_Wish]] = ExchangeKey("compression.wish")
+        self._threads = CodingThreads(settings.threads)
+        self._compressible = _matcher(settings.content_types)
+        self._flushed = _matcher(settings.flush_types)
+        responses = services.metrics.counter(
+            "sidecache_compression_responses", "Responses with a body worth compressing, by coding sent.", ("coding",)
+        )
+        sizes = services.metrics.counter(
+            "sidecache_compression_bytes",
+            "Bytes of bodies compressed, before (in) and after (out).",
+            ("coding", "side"),
+        )
+        self._responses = {coding: responses.labels(coding) for coding in (*CODINGS, IDENTITY)}
+        self._tallies = {coding: Tally(sizes.labels(coding, "in"), sizes.labels(coding, "out")) for coding in CODINGS}
+
+    @override
+    async def close(self) -> None:
+        self._threads.close()
+
+    @override
+    async def on_request(self, exchange: Exchange) -> None:
+        request = exchange.request
+        headers = request.headers
+        if "Upgrade" in headers or request.method == "CONNECT":
+            return
+        accepted = preferences(headers)
+        changed, tags = unmark_conditions(headers, accepted)
+        coding = self._choose(headers, accepted)
+        as_is = "Range" in headers or _no_transform(headers)
+        exchange.put(self._wish, _Wish(accepted, coding, as_is, request.method == "HEAD", tags))
+        if self.settings.upstream_encoding == IDENTITY:
+            changed = headers.copy() if changed is None else changed
+            # Not left out: to an upstream that would mean that any coding will do (RFC 9110 §12.5.3).
+            changed["Accept-Encoding"] = IDENTITY
+        if changed is not None:
+            exchange.request = replace(request, headers=CIMultiDictProxy(changed))
+
+    @override
+    async def on_response(self, exchange: Exchange, response: Response) -> Response:
+        wish = exchange.take(self._wish)
+        if wish is None or _no_transform(response.headers):
+            return response
+        if response.status == 304:
+            return self._confirm(response, wish)
+        coding = (combined(response.headers, "Content-Encoding") or IDENTITY).strip().lower()
+        if coding != IDENTITY:
+            return self._decode(response, coding.removeprefix("x-"), wish)
+        if not self._worthwhile(response, wish):
+            return response
+        if wish.coding is None or wish.as_is or response.status in _BODYLESS:
+            self._responses[IDENTITY].value += 1
+            return response.with_headers(_varying(response.headers))
+        return await self._encode(exchange, response, wish.coding, head=wish.head)
+
+    @override
+    def stats(self) -> Stats:
+        return {
+            "responses": {coding: int(counter.value) for coding, counter in self._responses.items()},
+            "bytes": {
+                coding: {"in": int(tally.bytes_in.value), "out": int(tally.bytes_out.value)}
+                for coding, tally in self._tallies.items()
+            },
+        }
+
+    def _choose(self, headers: Headers, accepted: Sequence[str]) -> Coding | None:
+        """The offered coding that the client likes best; where it likes several as much, the first offered."""
+        named = weights(combined(headers, "Accept-Encoding") or "")
+        liked = accepted[: accepted.index(IDENTITY)] if IDENTITY in accepted else accepted
+        return max(
+            (coding for coding in self.settings.codings if coding in liked),
+            key=lambda coding: named.get(coding, named.get("*", 0.0)),
+            default=None,
+        )
+
+    def _worthwhile(self, response: Response, wish: _Wish) -> bool:
+        """Whether the response is of a type and size that would be compressed for a client that accepts it."""
+        headers = response.headers
+        if response.status in _BODYLESS and response.status != 206:
+            return False
+        if not self._compressible(headers.get("Content-Type", "")):
+            return False
+        length = headers.get("Content-Length", "")
+        if length.isascii() and length.isdigit():
+            # Of a part, its own length says nothing about the whole.
+            return response.status == 206 or int(length) >= self.settings.min_bytes
+        return wish.head or not isinstance(response.body, bytes) or len(response.body) >= self.settings.min_bytes
+
+    async def _encode(self, exchange: Exchange, response: Response, coding: Coding, *, head: bool) -> Response:
+        body: Body = response.body
+        length: int | None = None
+        if exchange.forms is not None and response.status not in _CONDITION_FAILED:
+            form = await self._form(exchange.forms, coding)
+            if form == _LARGER:
+                return self._plain(response)
+            body, length = form, len(form)
+        elif isinstance(body, bytes):
+            if not head:
+                coded = await self._compress(coding, self.settings.levels.of(coding), body)
+                if len(coded) >= len(body):
+                    return self._plain(response)
+                body, length = coded, len(coded)
+        else:
+            flushed = self._flushed(response.headers.get("Content-Type", ""))
+            body = EncodedStream(
+                body,
+                coding,
+                self.settings.levels.of(coding),
+                threads=self._threads,
+                tasks=self.services.tasks,
+                tally=self._tallies[coding],
+                flush_after_seconds=0 if flushed else self.settings.flush_after_seconds,
+            )
+        headers = _reformed(_varying(response.headers), coding)
+        headers["Content-Encoding"] = coding
+        if length is not None:
+            headers["Content-Length"] = str(length)
+        self._responses[coding].value += 1
+        return response.with_body(headers, b"" if head and isinstance(body, bytes) else body)
+
+    def _plain(self, response: Response) -> Response:
+        """Not smaller when compressed, so sent as it is."""
+        self._responses[IDENTITY].value += 1
+        return response.with_headers(_varying(response.headers))
+
+    async def _form(self, forms: DerivedForms, coding: Coding) -> bytes:
+        async def compute(body: bytes) -> bytes:
+            form = await self._compress(coding, self.settings.stored_levels.of(coding), body)
+            return form if len(form) < len(body) else _LARGER
+
+        return await forms.derive(coding, compute)
+
+    async def _compress(self, coding: Coding, level: int, body: bytes) -> bytes:
+        coded = await self._threads.run(partial(compress, coding, level, body), len(body), coding, level)
+        tally = self._tallies[coding]
+        tally.bytes_in.value += len(body)
+        tally.bytes_out.value += len(coded)
+        return coded
+
+    @staticmethod
+    def _decode(response: Response, coding: str, wish: _Wish) -> Response:
+        """What the upstream coded, without its coding for a client that does not accept it."""
+        if coding not in CODINGS or response.status in _BODYLESS:
+            return response
+        headers = _varying(response.headers)
+        if coding in wish.accepted or IDENTITY not in wish.accepted or wish.as_is:
+            return response.with_headers(headers)
+        headers = _reformed(headers, IDENTITY)
+        del headers["Content-Encoding"]
+        body = response.body
+        if wish.head or not body:
+            return response.with_body(headers, body)
+        source = SingleChunk(body) if isinstance(body, bytes) else body
+        return response.with_body(headers, DecodedStream(source, decoder(coding)))
+
+    def _confirm(self, response: Response, wish: _Wish) -> Response:
+        """A 304 in the client's tags. What it confirms may well vary, unless it says that it is of another type."""
+        headers = response.headers.copy()
+        if (content_type := headers.get("Content-Type")) is None or self._compressible(content_type):
+            headers = _varying(response.headers)
+        if (tag := headers.get("ETag")) is not None:
+            headers["ETag"] = tag_as_sent(tag, wish.tags)
+        return response.with_headers(headers)
+
+
+def _no_transform(headers: Headers) -> bool:
+    lines = headers.getall("Cache-Control", ())
+    return any("no-transform" in line.lower() for line in lines)
+
+
+def _varying(headers: Headers) -> CIMultiDict[str]:
+    """`headers` with Accept-Encoding in Vary."""
+    changed = headers.copy()
+    named = [name.lower() for line in headers.getall("Vary", ()) for name in split_list(line)]
+    if "accept-encoding" not in named and "*" not in named:
+        changed.add("Vary", "Accept-Encoding")
+    return changed
+
+
+def _reformed(headers: CIMultiDict[str], coding: str) -> CIMultiDict[str]:
+    """`headers`, changed, without what is true of one form only, and with the tag of the form in `coding`."""
+    for name in (*_OF_THE_FORM, "Content-Length"):
+        headers.popall(name, None)
+    if (tag := headers.get("ETag")) is not None:
+        headers["ETag"] = mark_tag(tag, coding)
+    return headers
+
+
+def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a Content-Type value is one of `patterns`; remembered, for there are few."""
+    pattern = re.compile("|".join(translate(pattern.lower()) for pattern in patterns) or r"(?!)")
+
+    @lru_cache(maxsize=512)
+    def matches(content_type: str) -> bool:
+        return pattern.match(content_type.partition(";")[0].strip().lower()) is not None
+
+    return matches

@@ -1,0 +1,71 @@
+"""Entity tags of coded forms.
+
+Two forms of a resource that differ in a byte need different strong tags (RFC 9110 §8.8.3.3). A form made here has the
+origin's tag with the coding's name appended, and whoever sends such a tag back is understood, so that the cache and the
+origin only ever see the origin's tags. Weak tags stay: forms that decode to the same are equivalent.
+
+The mark is one that neither Apache, Jetty nor Caddy appends (`-gzip`, `--gzip`): their tags are not ours to cut.
+"""
+
+from collections.abc import Container, Mapping
+from typing import Final
+
+from multidict import CIMultiDict
+
+from proxy.http.etag import EntityTag, parse_etag, parse_etags
+from proxy.http.message import Headers
+
+_MARK: Final = "~"
+_CONDITIONS: Final = ("If-None-Match", "If-Match")
+NO_TAGS: Final[Mapping[str, EntityTag]] = {}
+
+
+def mark_tag(value: str, coding: str) -> str:
+    """The entity tag of the form in `coding` of what has the tag `value`; anything but a strong tag stays as it is."""
+    tag = parse_etag(value)
+    if tag is None or tag.weak:
+        return value
+    return str(EntityTag(f"{tag.opaque}{_MARK}{coding}"))
+
+
+def unmark_conditions(
+    headers: Headers, acceptable: Container[str]
+) -> tuple[CIMultiDict[str] | None, Mapping[str, EntityTag]]:
+    """The conditions of a request in the origin's tags.
+
+    Only tags of forms that the request accepts are taken for their origin's: a cache on the way may send the tags of
+    all forms that it has, and to confirm one that this client cannot decode would hand it out.
+
+    `If-Range` keeps its tag, which then matches nothing: a range of the stored form is no continuation of a coded one.
+
+    Args:
+        acceptable: names of the codings, `identity` among them, that the client accepts.
+
+    Returns:
+        Changed header fields, None if nothing changes; and for each opaque tag that was marked, the tag as sent.
+    """
+    changed: CIMultiDict[str] | None = None
+    sent: dict[str, EntityTag] = {}
+    for name in _CONDITIONS:
+        if (lines := headers.getall(name, None)) is None or not any(_MARK in line for line in lines):
+            continue
+        tags: dict[str, None] = {}
+        marked = False
+        for tag in parse_etags(lines) or ():
+            opaque, mark, coding = tag.opaque.rpartition(_MARK)
+            if mark and coding in acceptable:
+                marked = True
+                sent.setdefault(opaque, tag)
+                tags[str(EntityTag(opaque, tag.weak))] = None
+            else:
+                tags[str(tag)] = None
+        if marked:
+            changed = headers.copy() if changed is None else changed
+            changed[name] = ", ".join(tags)
+    return changed, sent or NO_TAGS
+
+
+def tag_as_sent(value: str, sent: Mapping[str, EntityTag]) -> str:
+    """The tag that a client knows what has the tag `value` by, of a response that confirms what it has."""
+    tag = parse_etag(value)
+    return value if tag is None else str(sent.get(tag.opaque, value))
