@@ -37,12 +37,13 @@ class CircuitBreakerSettings(PluginSettings):
     Attributes:
         scope: `route`: each route has a circuit; `upstream`: one for all routes with these settings.
         failure_statuses: response statuses that count as failures.
-        slow_seconds: time to the response head from which a response counts as a failure; 0: never.
+        slow_seconds: time to the response head from which a response counts as a failure; 0: never. Routes that hold
+            requests back on purpose (long polls) need more than they wait.
     """
 
     scope: Literal["upstream", "route"] = "route"
     failure_statuses: frozenset[Annotated[int, Field(ge=400, le=599)]] = frozenset({500, 502, 503, 504})
-    slow_seconds: float = Field(default=10.0, ge=0)
+    slow_seconds: float = Field(default=30.0, ge=0)
     consecutive_failures: int = Field(default=10, ge=0)
     failure_ratio: float = Field(default=0.5, gt=0, le=1)
     window_seconds: float = Field(default=30.0, gt=0, le=3600)

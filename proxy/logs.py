@@ -10,13 +10,15 @@ import os
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TypeAlias
+from io import StringIO
+from typing import Any, Final, Literal, TextIO, TypeAlias
 
 import orjson
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import ExcInfo
 from typing_extensions import override
 
 from proxy.log_writer import LineWriter
@@ -92,7 +94,7 @@ class TextRenderer:
 
     def __init__(self, *, colours: bool) -> None:
         self._console = structlog.dev.ConsoleRenderer(
-            colors=colours, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+            colors=colours, exception_formatter=_visible_traceback, sort_keys=False
         )
 
     def __call__(self, logger: object, level: str, event: EventDict) -> bytes:
@@ -111,6 +113,12 @@ def _visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _visible_traceback(into: TextIO, failure: ExcInfo) -> None:
+    text = StringIO()
+    structlog.dev.plain_traceback(text, failure)
+    into.write("\n".join(map(_visible, text.getvalue().split("\n"))))
 
 
 def _plain(value: object, depth: int) -> object:

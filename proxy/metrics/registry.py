@@ -121,22 +121,22 @@ def merged(histograms: Iterable[Histogram]) -> Histogram:
     return union
 
 
-M_co = TypeVar("M_co", Counter, Level, Histogram, covariant=True)
+M = TypeVar("M", Counter, Level, Histogram)
 
 
-class Family(Generic[M_co]):
+class Family(Generic[M]):
     """All metrics of one name, one for each combination of label values."""
 
     __slots__ = ("_make", "help", "label_names", "members", "name")
 
-    def __init__(self, name: str, help_text: str, label_names: Labels, make: Callable[[], M_co]) -> None:
+    def __init__(self, name: str, help_text: str, label_names: Labels, make: Callable[[], M]) -> None:
         self.name = name
         self.help = help_text
         self.label_names = label_names
-        self.members: dict[Labels, M_co] = {}
-        self._make: Callable[[], M_co] = make
+        self.members: dict[Labels, M] = {}
+        self._make: Callable[[], M] = make
 
-    def labels(self, *values: str) -> M_co:
+    def labels(self, *values: str) -> M:
         """The metric for these label values, made on first use. Values must come from a bounded set.
 
         Raises:

@@ -232,6 +232,13 @@ def test_text_line_never_moves_the_cursor(event: str, value: str) -> None:
     assert line[:-1].isprintable()
 
 
+def test_text_traceback_never_moves_the_cursor() -> None:
+    error = ValueError("from the wire: \x1b[2J\r\x00")
+    line = TextRenderer(colours=False)(None, "error", {"event": "failed", "exc_info": error}).decode()
+    assert "ValueError: from the wire: \\x1b[2J\\r\\x00\n" in line
+    assert all(part.isprintable() for part in line.split("\n"))
+
+
 def test_text_for_people_has_colours_on_a_terminal_only() -> None:
     plain = TextRenderer(colours=False)(None, "info", {"event": "hello", "level": "info", "n": 1})
     coloured = TextRenderer(colours=True)(None, "info", {"event": "hello", "level": "info", "n": 1})
