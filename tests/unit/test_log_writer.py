@@ -2,6 +2,8 @@
 
 import os
 import select
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,3 +98,46 @@ def test_writers_on_one_pipe_do_not_tear_each_others_lines(pipe: Pipe, blocking:
         thread.join(PATIENCE_SECONDS)
     assert all(writer.close(5) for writer in writers)
     assert set(read.splitlines()) == {letter * 200 for letter in (b"a", b"b", b"c")}
+
+
+CHATTERBOX = """
+import asyncio, structlog
+from proxy.logs import Logs, LogSettings
+
+async def main():
+    logs = Logs(LogSettings(format="json", max_buffered_bytes=65536, flush_seconds=0.1), lambda: 0.0)
+    log = structlog.get_logger("chatterbox")
+    for number in range(5000):
+        log.info("x" * 100, number=number)
+        await asyncio.sleep(0)
+    dropped = logs.dropped
+    raise SystemExit(3 if dropped and not logs.close() else 4)
+
+asyncio.run(main())
+"""
+
+
+def test_process_whose_output_nobody_reads_works_on_and_ends() -> None:
+    process = subprocess.Popen([sys.executable, "-c", CHATTERBOX], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.wait(30) == 3  # it dropped lines, could not flush, and ended all the same
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_process_whose_reader_left_works_on_and_ends() -> None:
+    process = subprocess.Popen([sys.executable, "-c", CHATTERBOX], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(30) == 4  # what cannot be written is dropped: nothing is left to flush
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
