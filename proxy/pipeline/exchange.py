@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from proxy.errors import ProxyError
+from proxy.http.channel import Tunnel
 from proxy.http.message import Headers, Request, Response
 from proxy.pipeline.routes import Route
 from proxy.policy.reasons import Reason
@@ -110,9 +111,12 @@ class Exchange:
         upstream_seconds: from the start of the upstream request to its response head; None if there was none.
         tail: while a plugin's `on_request` runs, what stands right of it.
         informational: passes 1xx responses to the client; None where nobody waits.
+        switch_to: the protocol that the client wants to switch to (RFC 9110 §7.8); empty for other requests.
+        tunnel: the upstream's side after the switch.
         response_fields: header fields added to whatever response goes out, an error's too.
         error: what ended the exchange with an error response.
         reached: how many plugins' turns came.
+        pipeline: the pipeline that it goes through; a reload may have put another in its place meanwhile.
         notes: what plugins want in the log line of this exchange.
     """
 
@@ -126,9 +130,12 @@ class Exchange:
     forms: DerivedForms | None = None
     answered_by: str = ""
     upstream_seconds: float | None = None
+    switch_to: str = ""
+    tunnel: Tunnel | None = None
     response_fields: list[tuple[str, str]] = field(default_factory=list)
     error: ProxyError | None = None
     reached: int = 0
+    pipeline: object = None
     notes: dict[str, object] = field(default_factory=dict)
     _state: dict[ExchangeKey[Any], Any] = field(default_factory=dict, repr=False)
 

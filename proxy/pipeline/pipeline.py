@@ -10,7 +10,7 @@ requests of its own (`Exchange.tail`) runs the part right of it as a pipeline in
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import structlog
@@ -18,6 +18,7 @@ import structlog
 from proxy.clock import Clock
 from proxy.errors import PluginError, ProxyError, UpstreamError
 from proxy.http.body import close_body
+from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response
 from proxy.http.problem import error_response
 from proxy.metrics.registry import Counter, Family, Registry
@@ -39,6 +40,14 @@ UPSTREAM: Final = "upstream"
 
 class Upstream(Protocol):
     """Where requests go that nothing on the way answers."""
+
+    async def open_tunnel(self, request: Request, *, protocol: str) -> Response | Tunnel:
+        """Ask for a switch to `protocol`; a refusal is a response.
+
+        Raises:
+            UpstreamError: there is no response.
+        """
+        ...
 
     async def send(self, request: Request, *, informational: InformationalSender | None = None) -> Response:
         """Send `request` and return the response as soon as its head is here.
@@ -113,7 +122,13 @@ class Chain:
         exchange.answered_by = UPSTREAM
         began = self._clock.monotonic()
         try:
-            return await self._upstream.send(exchange.request, informational=exchange.informational)
+            if not exchange.switch_to:
+                return await self._upstream.send(exchange.request, informational=exchange.informational)
+            answer = await self._upstream.open_tunnel(exchange.request, protocol=exchange.switch_to)
+            if isinstance(answer, Response):
+                return answer
+            exchange.tunnel = answer
+            return answer.response
         finally:
             exchange.upstream_seconds = self._clock.monotonic() - began
 
@@ -245,15 +260,35 @@ class Pipeline:
         Raises:
             asyncio.CancelledError: the client left; the exchange has been completed.
         """
-        exchange = Exchange(
-            request=request,
-            route=self.table.find(request),
-            id=request_id,
-            started=self._clock.monotonic(),
-            informational=informational,
-        )
+        exchange = self._begin(request, request_id)
+        exchange.informational = informational
+        return exchange, await self._answer(exchange)
+
+    async def open_tunnel(
+        self, request: Request, *, protocol: str, request_id: str
+    ) -> tuple[Exchange, Response | Tunnel]:
+        """Send a request to switch protocols through the pipeline. `complete` is owed for the exchange.
+
+        Raises:
+            asyncio.CancelledError: the client left; the exchange has been completed.
+        """
+        exchange = self._begin(request, request_id)
+        exchange.switch_to = protocol
+        response = await self._answer(exchange)
+        tunnel = exchange.tunnel
+        if tunnel is None:
+            return exchange, response
+        if response.status != 101:  # a plugin put another answer in its place
+            await tunnel.channel.aclose()
+            return exchange, response
+        return exchange, replace(tunnel, response=response)
+
+    def _begin(self, request: Request, request_id: str) -> Exchange:
         self._in_flight += 1
         self._idle.clear()
+        return Exchange(request=request, route=self.table.find(request), id=request_id, started=self._clock.monotonic())
+
+    async def _answer(self, exchange: Exchange) -> Response:
         try:
             response = await self.chains[exchange.route.name].run(exchange)
         except ProxyError as error:
@@ -263,12 +298,14 @@ class Pipeline:
         except BaseException:
             elapsed = self._clock.monotonic() - exchange.started
             self.complete(exchange, Outcome(status=499, bytes_sent=0, duration=elapsed, aborted=True))
+            if exchange.tunnel is not None:
+                await exchange.tunnel.channel.aclose()
             raise
         if exchange.response_fields:
             headers = response.headers.copy()
             headers.extend(exchange.response_fields)
             response = response.with_headers(headers)
-        return exchange, response
+        return response
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
         """Tell every plugin that saw the exchange how it ended."""

@@ -153,9 +153,13 @@ class SharedReader(BodyStream):
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
 
+    def leave(self) -> None:
+        """What `aclose` does, which need not wait."""
+        self._body.leave(self)
+
     @override
     async def aclose(self) -> None:
-        self._body.leave(self)
+        self.leave()
 
 
 class Flight(Generic[T]):

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from proxy.errors import ProxyError
 from proxy.http.body import BodyStream, close_body
+from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response, make_headers
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
@@ -75,6 +76,10 @@ class ScriptedFunction:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.requests: list[Request] = []
+
+    async def open_tunnel(self, request: Request, *, protocol: str) -> Response | Tunnel:
+        """Answer `request`; a script that returns a response refuses the switch."""
+        return await self.send(request)
 
     async def send(self, request: Request, *, informational: InformationalSender | None = None) -> Response:
         """Answer `request` by the script."""

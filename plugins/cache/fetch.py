@@ -1,0 +1,407 @@
+"""Fetching for the cache: one flight per key, from the upstream request to the stored entry.
+
+Theory of operation. A flight runs what stands right of the cache in a task of its own. When the head is here it lands:
+as `Kept` if the response may be stored, and everybody who waits answers from it, the body still arriving perhaps; or as
+`Passed` if it may not, and only the request that caused the flight may have it. The invalidation log's position is read
+before the upstream request begins and travels with the entry: a purge in between voids it.
+"""
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+from typing_extensions import override
+
+from plugins.cache.settings import CacheSettings
+from proxy.errors import ProxyError, UpstreamError
+from proxy.http.body import BodyStream, WrappedStream, close_body
+from proxy.http.message import Request, Response
+from proxy.pipeline.exchange import Exchange, Outcome, Tail
+from proxy.pipeline.plugin import Services
+from proxy.policy import invalidation, reuse, storing, validation, vary
+from proxy.policy.keys import primary_key
+from proxy.policy.model import PolicyOptions, Stored
+from proxy.policy.reasons import Reason
+from proxy.storage.base import CacheKey, Entry, PurgeId, VaryMarker
+from proxy.upstream.collapse import Flight, Flights, SharedBody, SharedReader
+
+ERROR_STATUSES: Final = frozenset({500, 502, 503, 504})
+"""What stale-if-error calls an error (RFC 5861 §4)."""
+
+FlightKey: TypeAlias = Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the stored response for a request is, or would be.
+
+    Attributes:
+        key: of the variant if the resource is known to vary.
+        entry: what is stored there, if anything.
+        tier: `l1` or `l2`; empty without an entry.
+    """
+
+    key: CacheKey
+    marker: VaryMarker | None = None
+    entry: Entry | None = None
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A response that is stored, or will be when its body is complete.
+
+    Attributes:
+        response: the head as it came, for the client that caused the flight.
+        stored: the head as others get it.
+        entry: set when the body is complete.
+        body: set while it arrives.
+        names, variant: what selects this variant; another variant's request may not have it.
+        confirmed: the origin answered 304 to our validators.
+    """
+
+    response: Response
+    stored: Stored
+    entry: Entry | None
+    body: SharedBody | None
+    names: tuple[str, ...]
+    variant: str
+    status: int
+    confirmed: bool = False
+
+    def suits(self, request: Request) -> bool:
+        """Whether `request` selects this variant."""
+        return not self.names or vary.variant_key(self.names, request.headers) == self.variant
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A response for one client alone."""
+
+    response: Response
+    reason: Reason
+
+
+Landed: TypeAlias = Kept | Passed
+
+
+@dataclass(slots=True, eq=False)
+class Voyage:
+    """What a flight sets out with.
+
+    Attributes:
+        exchange: detached; its request is the one that goes upstream.
+        status: of the upstream's response; 0 before there is one.
+        reader: of a body that arrives, kept for the client that caused the flight: a body that outgrows what is kept
+            takes no readers later.
+        claimed: becomes True when the client that caused the flight takes a `Passed` response, False when it left.
+    """
+
+    exchange: Exchange
+    tail: Tail
+    place: Place
+    status: int = 0
+    reader: SharedReader | None = None
+    claimed: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def claim(self, taken: bool) -> None:
+        """The first word holds."""
+        if not self.claimed.done():
+            self.claimed.set_result(taken)
+            if not taken and self.reader is not None:
+                self.reader.leave()
+
+
+class _CompletingStream(WrappedStream):
+    """Tells the plugins right of the cache that their exchange is over when the body is."""
+
+    __slots__ = ("_complete", "_voyage")
+
+    def __init__(self, source: BodyStream, complete: "Fetcher", voyage: Voyage) -> None:
+        super().__init__(source)
+        self._complete: Fetcher | None = complete
+        self._voyage = voyage
+
+    @override
+    async def aclose(self) -> None:
+        await self._source.aclose()
+        if self._complete is not None:
+            self._complete.completed(self._voyage, None)
+            self._complete = None
+
+
+class Recent:
+    """Keys remembered for a while, at most `limit` of them, the oldest given up first."""
+
+    __slots__ = ("_limit", "_until")
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._limit = limit
+        self._until: dict[Hashable, float] = {}
+
+    def add(self, key: Hashable, until: float) -> None:
+        """Remember `key` up to the monotonic time `until`."""
+        self._until.pop(key, None)
+        if len(self._until) >= self._limit:
+            del self._until[next(iter(self._until))]
+        self._until[key] = until
+
+    def discard(self, key: Hashable) -> None:
+        """Forget `key`."""
+        self._until.pop(key, None)
+
+    def holds(self, key: Hashable, now: float) -> bool:
+        """Whether `key` is remembered at the monotonic time `now`."""
+        until = self._until.get(key)
+        if until is None:
+            return False
+        if until <= now:
+            del self._until[key]
+            return False
+        return True
+
+
+class Fetcher:
+    """Fetches, and stores what may be stored."""
+
+    def __init__(self, settings: CacheSettings, options: PolicyOptions, services: Services) -> None:
+        self._settings = settings
+        self._options = options
+        self._rules = settings.key_rules()
+        self._services = services
+        self._clock = services.clock
+        self._store = services.store
+        self._log = services.invalidations
+        self.flights: Flights[FlightKey, Landed] = Flights(services.tasks)
+        self.uncacheable = Recent()
+        self.failing = Recent()
+
+    def set_out(self, key: FlightKey, exchange: Exchange, place: Place) -> tuple[Flight[Landed], Voyage]:
+        """Begin a flight for what `exchange` asks; `place` is where it is stored, or will be."""
+        assert exchange.tail is not None
+        request = _upstream_request(exchange.request, place.entry)
+        voyage = Voyage(exchange.detach(request), exchange.tail, place)
+
+        async def fly(flight: Flight[Landed]) -> None:
+            await self._fly(key, flight, voyage)
+
+        return self.flights.depart(key, fly, since=self._log.last_seen), voyage
+
+    async def _fly(self, key: FlightKey, flight: Flight[Landed], voyage: Voyage) -> None:
+        began = self._clock.wall()
+        purge_id = flight.since
+        try:
+            response = await voyage.tail.run(voyage.exchange)
+        except ProxyError as error:
+            self.completed(voyage, error)
+            self._remember_failure(key, voyage)
+            raise
+        except BaseException:
+            self.completed(voyage, None, aborted=True)
+            raise
+        voyage.status = response.status
+        received = self._clock.wall()
+        if response.status == 304 and voyage.place.entry is not None:
+            await close_body(response.body)
+            self.completed(voyage, None)
+            kept = await self._freshen(voyage, voyage.place.entry, response, began, received, purge_id)
+            if kept is not None:
+                self.failing.discard(key)
+                flight.land(kept)
+                return
+            # The origin confirmed something that is not stored here: ask again without validators.
+            voyage.exchange = voyage.exchange.detach(_upstream_request(voyage.exchange.request, None))
+            voyage.place = replace(voyage.place, entry=None)
+            await self._fly(key, flight, voyage)
+            return
+        reason = self._refusal(voyage.exchange.request, response)
+        if reason is not None:
+            if response.status in ERROR_STATUSES:
+                self._remember_failure(key, voyage)
+            else:
+                self.uncacheable.add(key, self._clock.monotonic() + self._settings.uncacheable_seconds)
+            await self._pass(flight, voyage, response, reason)
+            return
+        self.failing.discard(key)
+        await self._keep(key, flight, voyage, response, began, received, purge_id)
+
+    def _remember_failure(self, key: FlightKey, voyage: Voyage) -> None:
+        if voyage.place.entry is not None:
+            self.failing.add(key, self._clock.monotonic() + self._settings.retry_seconds)
+
+    def _refusal(self, request: Request, response: Response) -> Reason | None:
+        """Why `response` may not be stored, if it may not."""
+        verdict = storing.may_store(request, response, self._options)
+        if not verdict:
+            return verdict.reason
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > self._settings.max_object_bytes:
+            return Reason.TOO_LARGE
+        if isinstance(response.body, bytes) and len(response.body) > self._settings.max_object_bytes:
+            return Reason.TOO_LARGE
+        return None
+
+    async def _pass(self, flight: Flight[Landed], voyage: Voyage, response: Response, reason: Reason) -> None:
+        flight.joinable = False
+        if isinstance(response.body, bytes):
+            self.completed(voyage, None)
+            flight.land(Passed(response, reason))
+            return
+        stream = _CompletingStream(response.body, self, voyage)
+        flight.land(Passed(response.with_body(response.headers, stream), reason))
+        taken = False
+        try:
+            taken = await voyage.claimed
+        finally:
+            if not taken:
+                await stream.aclose()
+
+    async def _keep(
+        self,
+        key: FlightKey,
+        flight: Flight[Landed],
+        voyage: Voyage,
+        response: Response,
+        began: float,
+        received: float,
+        purge_id: PurgeId,
+    ) -> None:
+        request = voyage.exchange.request
+        length = len(response.body) if isinstance(response.body, bytes) else 0
+        stored = reuse.admit(
+            request, response, request_time=began, response_time=received, body_length=length, options=self._options
+        )
+        names = stored.vary
+        variant = vary.variant_key(names, request.headers) if names else ""
+        if isinstance(response.body, bytes):
+            entry = self._entry(voyage, response, stored, response.body, purge_id)
+            await self._put(request, entry, names)
+            self.completed(voyage, None)
+            flight.land(Kept(response, stored, entry, None, names, variant, response.status))
+            return
+        shared = SharedBody(self._settings.max_object_bytes)
+        if not voyage.claimed.done():
+            voyage.reader = shared.reader()
+        flight.land(Kept(response, stored, None, shared, names, variant, response.status))
+        error = await _pump(response.body, shared, flight)
+        if shared.overflown:
+            self.uncacheable.add(key, self._clock.monotonic() + self._settings.uncacheable_seconds)
+        elif error is None:
+            whole = shared.whole()
+            stored = replace(stored, body_length=len(whole))
+            await self._put(request, self._entry(voyage, response, stored, whole, purge_id), names)
+        self.completed(voyage, error)
+
+    def _entry(self, voyage: Voyage, response: Response, stored: Stored, body: bytes, purge_id: PurgeId) -> Entry:
+        tags = list(invalidation.groups(voyage.exchange.request, response))
+        for name in self._settings.tag_headers:
+            for line in response.headers.getall(name, ()):
+                tags += line.replace(",", " ").split()
+        return Entry(
+            stored=stored,
+            body=body,
+            url=voyage.exchange.request.url,
+            purge_id=purge_id,
+            discard_at=reuse.discard_at(stored),
+            tags=tuple(dict.fromkeys(tags)),
+            route=voyage.exchange.route.name,
+        )
+
+    async def _put(self, request: Request, entry: Entry, names: tuple[str, ...]) -> None:
+        """Store `entry`, and the marker of a resource that varies."""
+        primary = primary_key(request, self._rules)
+        if not names:
+            self._store.put(CacheKey(primary), entry)
+            return
+        marker = await self._marker(primary, entry, names)
+        self._store.put(variant_place(primary, marker, request), entry)
+
+    async def _marker(self, primary: str, entry: Entry, names: tuple[str, ...]) -> VaryMarker:
+        """The marker under which `entry` belongs. Names are only ever added: a response keyed by more fields than its
+        own Vary names is found by fewer requests, never by a wrong one.
+        """
+        found = await self._store.get(CacheKey(primary))
+        known = found.record if found is not None and isinstance(found.record, VaryMarker) else None
+        if known is not None and set(names) <= set(known.names):
+            if known.discard_at < entry.discard_at:
+                self._store.put(CacheKey(primary), replace(known, discard_at=entry.discard_at))
+            return known
+        united = tuple(sorted({*names, *(known.names if known is not None else ())}))
+        marker = VaryMarker(
+            names=united,
+            generation=(known.generation if known is not None else int(self._clock.wall() * 1000)) + 1,
+            discard_at=entry.discard_at,
+            url=entry.url,
+            purge_id=entry.purge_id,
+        )
+        self._store.put(CacheKey(primary), marker)
+        return marker
+
+    async def _freshen(
+        self, voyage: Voyage, old: Entry, response: Response, began: float, received: float, purge_id: PurgeId
+    ) -> Kept | None:
+        if not validation.selects(old.stored, response):
+            return None
+        stored = validation.freshen(
+            old.stored, response, request_time=began, response_time=received, options=self._options
+        )
+        entry = replace(old, stored=stored, purge_id=purge_id, discard_at=reuse.discard_at(stored))
+        self._store.put(voyage.place.key, entry)
+        request = voyage.exchange.request
+        variant = vary.variant_key(stored.vary, request.headers) if stored.vary else ""
+        head = Response(stored.status, stored.headers, entry.body, stored.reason_phrase)
+        return Kept(head, stored, entry, None, stored.vary, variant, 304, confirmed=True)
+
+    def completed(self, voyage: Voyage, error: ProxyError | None, *, aborted: bool = False) -> None:
+        """Tell the plugins right of the cache how the voyage ended."""
+        exchange = voyage.exchange
+        outcome = Outcome(
+            status=error.status_hint if error is not None and not voyage.status else voyage.status,
+            bytes_sent=0,
+            duration=self._clock.monotonic() - exchange.started,
+            error=error,
+            aborted=aborted,
+        )
+        voyage.tail.complete(exchange, outcome)
+
+
+async def _pump(source: BodyStream, shared: SharedBody, flight: Flight[Landed]) -> ProxyError | None:
+    """Move a body as it arrives to its readers. Returns what cut it off."""
+    error: ProxyError | None = None
+    ended = False
+    try:
+        async for chunk in source:
+            await shared.feed(chunk)
+            if shared.overflown:
+                flight.joinable = False
+                if not shared.wanted:
+                    break
+        ended = True
+    except ProxyError as raised:
+        error = raised
+    finally:
+        if not ended and error is None:
+            error = UpstreamError("the transfer was broken off")
+        flight.joinable = flight.joinable and error is None
+        shared.finish(error)
+        await source.aclose()
+    return error
+
+
+def variant_place(primary: str, marker: VaryMarker, request: Request) -> CacheKey:
+    """The key of the variant that `request` selects."""
+    return CacheKey(primary, f"{marker.generation}.{vary.variant_key(marker.names, request.headers)}")
+
+
+CLIENT_CONDITIONS: Final = ("If-None-Match", "If-Modified-Since", "If-Range", "Range")
+
+
+def _upstream_request(request: Request, entry: Entry | None) -> Request:
+    """The request that fills the cache: without the client's own conditions, with the stored validators."""
+    headers = request.headers.copy()
+    for name in CLIENT_CONDITIONS:
+        headers.popall(name, None)
+    if entry is not None:
+        headers.update(validation.conditional_headers(entry.stored))
+    return replace(request, headers=type(request.headers)(headers))

@@ -1,0 +1,364 @@
+"""The cache: answers from what is stored, fetches and stores what is not, and says why.
+
+Its place divides the pipeline. What stands right of it works once per upstream response, and its work is stored; what
+stands left works for each client. The rules are those of `proxy.policy`; here they are put to use.
+"""
+
+import asyncio
+from dataclasses import replace
+from enum import Enum
+from typing import ClassVar, Final
+
+from typing_extensions import override
+
+from plugins.cache.account import Account
+from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Landed, Passed, Place, Voyage, variant_place
+from plugins.cache.forms import EntryForms, FormMaker
+from plugins.cache.serving import aged_headers, respond
+from plugins.cache.settings import CacheSettings
+from proxy.errors import ProxyError, UpstreamError
+from proxy.http.body import close_body
+from proxy.http.message import Headers, Request, Response
+from proxy.http.problem import problem
+from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, ExchangeKey, Outcome, Stats
+from proxy.pipeline.plugin import Plugin, Services
+from proxy.policy import invalidation, reuse, validation
+from proxy.policy.keys import primary_key
+from proxy.policy.model import Decision, Hit, Miss, Revalidate, StaleHit, Unsatisfiable
+from proxy.policy.reasons import Reason
+from proxy.policy.status import cache_status
+from proxy.storage.base import CacheKey, Entry, VaryMarker
+from proxy.storage.invalidation_log import Purge, PurgeScope
+from proxy.upstream.collapse import Flight
+
+METHODS: Final = frozenset({"GET", "HEAD"})
+ORIGIN_CONDITIONS: Final = ("If-Match", "If-Unmodified-Since")
+VALIDATION_DEMANDED: Final = frozenset({Reason.REQUEST_NO_CACHE, Reason.REQUEST_MAX_AGE, Reason.REQUEST_PRAGMA})
+ATTEMPTS: Final = 3
+"""How often a request that joined a flight for another variant looks again before it goes on its own."""
+
+
+class _Turn(Enum):
+    AGAIN = "look again: the flight brought another variant"
+
+
+_PLACE: Final = ExchangeKey[Place]("cache place")
+
+
+class Cache(Plugin[CacheSettings]):
+    """See the module."""
+
+    name: ClassVar[str] = "cache"
+    settings_type = CacheSettings
+
+    def __init__(self, settings: CacheSettings, services: Services) -> None:
+        super().__init__(settings, services)
+        self._options = settings.policy_options()
+        self._rules = settings.key_rules()
+        self._clock = services.clock
+        self._store = services.store
+        self._log = services.invalidations
+        self._account = Account(services.clock, services.metrics)
+        self._fetcher: Fetcher
+        self._forms: FormMaker
+        self._last_tag_purge = 0
+
+    @override
+    async def start(self) -> None:
+        self._fetcher = Fetcher(self.settings, self._options, self.services)
+        self._forms = FormMaker(self._store, self.services.tasks)
+        self._log.subscribe(self._on_purge)
+
+    def _on_purge(self, purge: Purge | None) -> None:
+        if purge is None or purge.scope is PurgeScope.TAG:
+            self._last_tag_purge = self._log.last_seen if purge is None else purge.id
+
+    @override
+    async def on_request(self, exchange: Exchange) -> Response | None:
+        request = exchange.request
+        if self.settings.bypass:
+            self._bypass(exchange, Reason.CACHE_OFF)
+            return None
+        if request.method not in METHODS:
+            self._bypass(exchange, Reason.METHOD_NOT_CACHED)
+            return None
+        if exchange.switch_to:
+            self._bypass(exchange, Reason.PROTOCOL_SWITCH)
+            return None
+        if request.body:
+            self._bypass(exchange, Reason.REQUEST_BODY)
+            return None
+        primary = primary_key(request, self._rules)
+        for _ in range(ATTEMPTS):
+            place = self._find_local(primary, request)
+            if place.entry is None:
+                place = await self._find(primary, request)
+            now = self._clock.wall()
+            stored = place.entry.stored if place.entry is not None else None
+            decision = reuse.decide(request, stored, now, self._options)
+            exchange.put(_PLACE, place)
+            landed = await self._act(exchange, place, decision, now)
+            if landed is not _Turn.AGAIN:
+                return landed
+        self._alone(exchange, Reason.VARY_MISS, None, primary)
+        return None
+
+    async def _act(self, exchange: Exchange, place: Place, decision: Decision, now: float) -> Response | _Turn | None:
+        entry = place.entry
+        key = self._flight_key(exchange.request, place)
+        match decision:
+            case Hit():
+                assert entry is not None
+                report = CacheReport(CacheResult.HIT, decision.reason, ttl=decision.ttl, tier=place.tier)
+                return self._serve(exchange, place, entry, now, report)
+            case StaleHit():
+                assert entry is not None
+                if decision.refresh:
+                    self._refresh(exchange, key, place)
+                report = CacheReport(CacheResult.STALE, decision.reason, ttl=decision.ttl, tier=place.tier)
+                return self._serve(exchange, place, entry, now, report)
+            case Unsatisfiable():
+                report = CacheReport(CacheResult.MISS, decision.reason, key=place.key.primary)
+                self._report(exchange, report)
+                return problem(504, "Gateway Timeout", "nothing stored answers this request, and it forbids asking")
+            case Revalidate():
+                failing = self._fetcher.failing.holds(key, self._clock.monotonic())
+                if failing and entry is not None and (stale := self._stale_on_error(exchange, place, now)) is not None:
+                    return stale
+                return await self._fetch(exchange, key, place, decision.reason, decision.ttl)
+            case Miss():
+                return await self._fetch(exchange, key, place, decision.reason, None)
+
+    # Looking up.
+
+    def _find_local(self, primary: str, request: Request) -> Place:
+        key = CacheKey(primary)
+        record = self._store.get_local(key)
+        if isinstance(record, VaryMarker):
+            key, marker = variant_place(primary, record, request), record
+            record = self._store.get_local(key)
+            return Place(key, marker, record, "l1") if isinstance(record, Entry) else Place(key, marker)
+        return Place(key) if record is None else Place(key, None, record, "l1")
+
+    async def _find(self, primary: str, request: Request) -> Place:
+        key = CacheKey(primary)
+        found = await self._store.get(key)
+        if found is None:
+            return Place(key)
+        if isinstance(found.record, Entry):
+            return Place(key, None, found.record, found.tier)
+        marker = found.record
+        key = variant_place(primary, marker, request)
+        found = await self._store.get(key)
+        if found is None or not isinstance(found.record, Entry):
+            return Place(key, marker)
+        return Place(key, marker, found.record, found.tier)
+
+    @staticmethod
+    def _flight_key(request: Request, place: Place) -> FlightKey:
+        # What a request with credentials learns about a key (that it is private, say) holds for such requests alone.
+        return place.key, "Authorization" in request.headers
+
+    # Answering.
+
+    def _serve(self, exchange: Exchange, place: Place, entry: Entry, now: float, report: CacheReport) -> Response:
+        return self._send(exchange, place, entry, aged_headers(entry.stored, now), report)
+
+    def _send(self, exchange: Exchange, place: Place, entry: Entry, headers: Headers, report: CacheReport) -> Response:
+        self._report(exchange, report, place)
+        if entry.stored.content_range is None:
+            exchange.forms = EntryForms(self._forms, place.key, entry)
+        return respond(exchange.request, entry.stored, headers, entry.body)
+
+    def _refresh(self, exchange: Exchange, key: FlightKey, place: Place) -> None:
+        """Fetch in the background, once for all, and not again soon after a failure."""
+        if self._fetcher.flights.find(key) is not None:
+            return
+        if self._fetcher.failing.holds(key, self._clock.monotonic()):
+            return
+        _, voyage = self._fetcher.set_out(key, exchange, place)
+        voyage.claim(taken=False)
+
+    def _stale_on_error(self, exchange: Exchange, place: Place, now: float) -> Response | None:
+        """The stored response in place of an error, if it may be used so (RFC 5861 §4)."""
+        entry = place.entry
+        if entry is None or not reuse.usable_on_error(exchange.request, entry.stored, now, self._options):
+            return None
+        ttl = entry.stored.fresh_until - now
+        report = CacheReport(CacheResult.STALE, Reason.STALE_IF_ERROR, ttl=ttl, tier=place.tier)
+        return self._serve(exchange, place, entry, now, report)
+
+    # Fetching.
+
+    async def _fetch(
+        self, exchange: Exchange, key: FlightKey, place: Place, reason: Reason, ttl: float | None
+    ) -> Response | _Turn | None:
+        request = exchange.request
+        lone = self._why_alone(request, key, place)
+        if lone is not None:
+            self._alone(exchange, reason if lone is Reason.METHOD_NOT_CACHED else lone, ttl, place.key.primary)
+            return None
+        flight = self._fetcher.flights.find(key)
+        voyage: Voyage | None = None
+        if flight is None or not self._may_join(request, place, flight, reason):
+            flight, voyage = self._fetcher.set_out(key, exchange, place)
+        try:
+            landed = await flight.wait()
+        except asyncio.CancelledError:
+            if voyage is not None:
+                voyage.claim(taken=False)
+            raise
+        except ProxyError as error:
+            return self._on_failure(exchange, place, reason, error)
+        if voyage is not None:
+            voyage.claim(taken=True)
+            exchange.upstream_seconds = voyage.exchange.upstream_seconds
+        return await self._deliver(exchange, place, landed, reason, ttl, voyage)
+
+    def _why_alone(self, request: Request, key: FlightKey, place: Place) -> Reason | None:
+        """Why this request goes to the origin by itself, its answer neither stored nor shared, if it does."""
+        if request.method == "HEAD":
+            return Reason.METHOD_NOT_CACHED
+        if "Range" in request.headers and place.entry is None:
+            return Reason.RANGE_REQUEST
+        if any(name in request.headers for name in ORIGIN_CONDITIONS):
+            return Reason.REQUEST_CONDITION
+        if self._fetcher.uncacheable.holds(key, self._clock.monotonic()):
+            return Reason.RECENTLY_UNCACHEABLE
+        return None
+
+    def _may_join(self, request: Request, place: Place, flight: Flight[Landed], reason: Reason) -> bool:
+        """Whether `request` may have what `flight` brings: not when a purge, or the origin's answer, came before it."""
+        if flight.landed and reason in VALIDATION_DEMANDED:
+            return False
+        if flight.since == self._log.last_seen:
+            return True
+        if self._last_tag_purge > flight.since:  # its tags are not known yet: assume the worst
+            return False
+        fetched = VaryMarker(names=(), generation=0, discard_at=0.0, url=request.url, purge_id=flight.since)
+        return self._log.newest_match(place.key.primary, fetched) is None
+
+    async def _deliver(
+        self,
+        exchange: Exchange,
+        place: Place,
+        landed: Landed,
+        reason: Reason,
+        ttl: float | None,
+        voyage: Voyage | None,
+    ) -> Response | _Turn | None:
+        """The client's response from what the flight brought."""
+        request, now = exchange.request, self._clock.wall()
+        fwd = reason.fwd
+        if isinstance(landed, Passed):
+            if landed.response.status in ERROR_STATUSES and voyage is not None:
+                stale = self._stale_on_error(exchange, place, now)
+                if stale is not None:
+                    await close_body(landed.response.body)
+                    return stale
+            if voyage is None:
+                self._alone(exchange, Reason.RECENTLY_UNCACHEABLE, ttl, place.key.primary)
+                return None
+            report = CacheReport(CacheResult.MISS, landed.reason, fwd, landed.response.status, key=place.key.primary)
+            self._report(exchange, report)
+            return landed.response
+        if not landed.suits(request):
+            return _Turn.AGAIN
+        result = CacheResult.REVALIDATED if landed.confirmed else CacheResult.MISS
+        report = CacheReport(
+            result=result,
+            reason=Reason.VALIDATED if landed.confirmed else reason,
+            fwd=fwd,
+            fwd_status=landed.status,
+            stored=True,
+            collapsed=voyage is None,
+            ttl=landed.stored.fresh_until - now,
+        )
+        # What is not stored of the response (Set-Cookie, say) is for the client that caused it.
+        own = voyage is not None and not landed.confirmed
+        headers = landed.response.headers if own else aged_headers(landed.stored, now)
+        if landed.entry is not None:
+            return self._send(exchange, place, landed.entry, headers, report)
+        assert landed.body is not None
+        reader = voyage.reader if voyage is not None else None
+        if reader is None:
+            if landed.body.overflown:
+                self._alone(exchange, Reason.TOO_LARGE, ttl, place.key.primary)
+                return None
+            reader = landed.body.reader()
+        self._report(exchange, report, place)
+        response = respond(request, landed.stored, headers, reader)
+        if response.body is not reader:  # the client's own copy is good
+            reader.leave()
+        return response
+
+    def _on_failure(self, exchange: Exchange, place: Place, reason: Reason, error: ProxyError) -> Response:
+        """Stale instead of `error` if there is any, else `error`."""
+        if isinstance(error, UpstreamError):
+            stale = self._stale_on_error(exchange, place, self._clock.wall())
+            if stale is not None:
+                return stale
+        self._report(exchange, CacheReport(CacheResult.MISS, Reason.UPSTREAM_ERROR, reason.fwd), place)
+        raise error
+
+    def _alone(self, exchange: Exchange, reason: Reason, ttl: float | None, key: str) -> None:
+        """Let the request go on by itself. `on_response` or `on_error` sees how that ends."""
+        exchange.cache = CacheReport(CacheResult.MISS, reason, reason.fwd, ttl=ttl, key=key)
+
+    def _bypass(self, exchange: Exchange, reason: Reason) -> None:
+        exchange.cache = CacheReport(CacheResult.BYPASS, reason, reason.fwd)
+
+    # What did not go through a flight.
+
+    @override
+    async def on_response(self, exchange: Exchange, response: Response) -> Response:
+        request, place = exchange.request, exchange.take(_PLACE)
+        if response.status in ERROR_STATUSES and place is not None:
+            stale = self._stale_on_error(exchange, place, self._clock.wall())
+            if stale is not None:
+                await close_body(response.body)
+                return stale
+        await self._invalidate(request, response)
+        if request.method == "HEAD" and place is not None and place.entry is not None:
+            await self._compare_head(place, place.entry, response)
+        self._report(exchange, replace(exchange.cache, fwd_status=response.status))
+        return response
+
+    @override
+    async def on_error(self, exchange: Exchange, error: UpstreamError) -> Response | None:
+        place = exchange.take(_PLACE)
+        if place is not None:
+            stale = self._stale_on_error(exchange, place, self._clock.wall())
+            if stale is not None:
+                return stale
+        self._report(exchange, exchange.cache)
+        return None
+
+    async def _invalidate(self, request: Request, response: Response) -> None:
+        """What an unsafe method's success makes void (RFC 9111 §4.4, RFC 9875)."""
+        for url in invalidation.invalidated_by(request, response):
+            await self._log.append(PurgeScope.URL, url)
+        for group in invalidation.invalidated_groups(request, response):
+            await self._log.append(PurgeScope.TAG, group)
+
+    async def _compare_head(self, place: Place, entry: Entry, response: Response) -> None:
+        """A HEAD response that contradicts the stored one makes it void (RFC 9111 §4.3.5)."""
+        if response.status == 200 and not validation.head_agrees(entry.stored, response):
+            self._store.delete(place.key)
+
+    # Accounting.
+
+    def _report(self, exchange: Exchange, report: CacheReport, place: Place | None = None) -> None:
+        if place is not None:
+            report = replace(report, key=place.key.primary)
+        exchange.cache = report
+        if self.settings.cache_status:
+            exchange.response_fields.append(("Cache-Status", cache_status(report, key=self.settings.cache_status_key)))
+
+    @override
+    def on_complete(self, exchange: Exchange, outcome: Outcome) -> None:
+        self._account.record(exchange.route.name, exchange.cache, outcome.bytes_sent)
+
+    @override
+    def stats(self) -> Stats:
+        return {**self._account.stats(), "fetches_under_way": len(self._fetcher.flights)}

@@ -1,0 +1,24 @@
+"""From a stored response to what a client gets: its conditions, its ranges, the age."""
+
+from proxy.http.body import Body
+from proxy.http.message import Headers, Request, Response, make_headers
+from proxy.policy.freshness import current_age
+from proxy.policy.model import Stored
+from proxy.policy.validation import answer
+
+
+def aged_headers(stored: Stored, now: float) -> Headers:
+    """The stored fields with the `Age` of `now`, wall seconds (RFC 9111 §5.1)."""
+    headers = stored.headers.copy()
+    headers["Age"] = str(max(0, int(current_age(stored, now))))
+    return make_headers(headers.items())
+
+
+def respond(request: Request, stored: Stored, headers: Headers, body: Body) -> Response:
+    """The response to `request` made from a stored one: itself, or 304, 206, 416 as the request's conditions say.
+
+    Args:
+        headers: of the full response.
+        body: all of it; a stream when it is still arriving, which serves no ranges.
+    """
+    return answer(request, stored, Response(stored.status, headers, body, stored.reason_phrase))
