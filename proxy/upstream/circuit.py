@@ -51,7 +51,8 @@ class CircuitRules:
         open_growth: factor on that for each time it opens again without having closed.
         max_open_seconds: limit of that growth.
         jitter: up to this share is added at random, so that many sidecars do not probe at once.
-        probes: calls let through at the same time while half-open.
+        probes: calls let through at the same time while half-open. One that takes longer than `open_seconds` gives up
+            its place, or a client that sends its request slowly could keep the circuit from closing.
         successes_to_close: successes while half-open that close it.
     """
 
@@ -144,7 +145,7 @@ class Circuit:
         self._rng = rng
         self._on_transition = on_transition
         self._generation = 0
-        self._probing = 0
+        self._probes: list[Permit] = []  # under way, of this generation
         self._window = RollingCounts(
             clock, window_seconds=rules.window_seconds, bucket_seconds=rules.window_seconds / _WINDOW_BUCKETS
         )
@@ -168,11 +169,14 @@ class Circuit:
             if now < self.retry_at:
                 raise self._refusal(self.retry_at - now)
             self._breaker.half_open()
+        permit = Permit(self._generation, now)
         if self.state is CircuitState.HALF_OPEN:
-            if self._probing >= self.rules.probes:
+            if len(self._probes) >= self.rules.probes:
+                self._probes = [probe for probe in self._probes if now - probe.started < self.rules.open_seconds]
+            if len(self._probes) >= self.rules.probes:
                 raise self._refusal(1.0)
-            self._probing += 1
-        return Permit(self._generation, now)
+            self._probes.append(permit)
+        return permit
 
     def succeed(self, permit: Permit) -> None:
         """The call went well."""
@@ -214,7 +218,7 @@ class Circuit:
             "openings": self.openings,
             "refused": self.refused,
             "consecutive_failures": self._storage.counter,
-            "probes_under_way": self._probing,
+            "probes_under_way": len(self._probes),
             "probe_successes": self._storage.success_counter,
             "window": {"calls": window.total, "failures": window.hits, "failure_ratio": window.share},
         }
@@ -226,8 +230,8 @@ class Circuit:
         permit.settled = True
         if permit.generation != self._generation:
             return False
-        if self.state is CircuitState.HALF_OPEN:
-            self._probing -= 1
+        if permit in self._probes:
+            self._probes.remove(permit)
         return True
 
     def _ratio_reached(self) -> bool:
@@ -245,7 +249,7 @@ class Circuit:
         before, self.state = self.state, state
         self.since = self._clock.wall()
         self._generation += 1
-        self._probing = 0
+        self._probes.clear()
         if state is CircuitState.OPEN:
             self.retry_at = self._clock.monotonic() + self._open_seconds()
             self.openings += 1

@@ -150,6 +150,30 @@ def test_abandoned_probe_frees_its_place_and_says_nothing() -> None:
     assert bench.stands(CircuitState.CLOSED)
 
 
+def test_probe_that_takes_too_long_gives_up_its_place_but_not_its_say() -> None:
+    bench = Bench(replace(RULES, probes=2, successes_to_close=1, open_seconds=10))
+    first = bench.half_open()
+    bench.clock.advance(6)
+    bench.circuit.admit()
+    bench.clock.advance(3.9)
+    bench.refused()
+    bench.clock.advance(0.1)
+    bench.circuit.admit()  # in the place of the first
+    bench.refused()
+    bench.circuit.abandon(first)
+    bench.refused()  # it had no place to free
+
+
+@pytest.mark.parametrize(("end", "state"), [("succeed", CircuitState.CLOSED), ("fail", CircuitState.OPEN)])
+def test_late_end_of_a_probe_counts(end: str, state: CircuitState) -> None:
+    bench = Bench(replace(RULES, successes_to_close=1))
+    late = bench.half_open()
+    bench.clock.advance(100)
+    bench.circuit.admit()
+    getattr(bench.circuit, end)(late)
+    assert bench.stands(state)
+
+
 def test_failed_probe_opens_it_again_for_longer_up_to_the_limit() -> None:
     bench = Bench()
     bench.circuit.fail(bench.half_open())
@@ -303,7 +327,7 @@ class CircuitMachine(RuleBasedStateMachine):
     def call(self) -> None:
         before = self.circuit.state
         waiting = before is CircuitState.OPEN and self.bench.clock.monotonic() < self.circuit.retry_at
-        full = before is CircuitState.HALF_OPEN and self.probing() >= self.rules_used.probes
+        full = before is CircuitState.HALF_OPEN and len(self.probing()) >= self.rules_used.probes
         if waiting or full:
             retry_after = self.bench.refused().retry_after
             assert retry_after is not None
@@ -330,14 +354,16 @@ class CircuitMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.bench.clock.advance(seconds)
 
-    def probing(self) -> int:
-        return sum(given_at == len(self.bench.moves) for _, given_at in self.under_way)
+    def probing(self) -> list[Permit]:
+        """The probes that hold a place, should another ask for one."""
+        now, limit = self.bench.clock.monotonic(), self.rules_used.open_seconds
+        current = [permit for permit, given_at in self.under_way if given_at == len(self.bench.moves)]
+        return [permit for permit in current if now - permit.started < limit]
 
     @invariant()
     def probes_are_bounded_while_half_open(self) -> None:
         if hasattr(self, "bench") and self.circuit.state is CircuitState.HALF_OPEN:
-            assert self.probing() <= self.rules_used.probes
-            assert self.circuit.snapshot()["probes_under_way"] == self.probing()
+            assert len(self.probing()) <= self.rules_used.probes
 
     @invariant()
     def states_follow_one_another_as_they_may(self) -> None:
