@@ -14,7 +14,7 @@ from typing import Final
 
 from multidict import CIMultiDict
 
-from proxy.server.settings import Network
+from proxy.server.settings import ForwardingFields, Network
 
 _FIELDS: Final = (
     "Forwarded",
@@ -25,6 +25,20 @@ _FIELDS: Final = (
     "X-Real-IP",
 )
 _PAIR: Final = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*(;|,|$)')
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What one proxy says of who asked it.
+
+    Attributes:
+        address: IP address; empty when it is hidden or no address.
+        scheme, host: empty when it does not say.
+    """
+
+    address: str
+    scheme: str
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +60,13 @@ class Forwarding:
 
     Args:
         trusted: networks of the proxies in front of this one.
+        believed: which fields those proxies write. Only one kind is believed: a proxy passes on the kind that it does
+            not know as its client sent it.
     """
 
-    def __init__(self, trusted: Sequence[Network]) -> None:
+    def __init__(self, trusted: Sequence[Network], believed: ForwardingFields = "x-forwarded") -> None:
         self._networks = tuple(trusted)
+        self._chain = _forwarded_chain if believed == "forwarded" else _x_forwarded_chain
         self.trusts = lru_cache(maxsize=4096)(self._trusts)
 
     def _trusts(self, address: str) -> bool:
@@ -67,48 +84,63 @@ class Forwarding:
         return any(ip in network for network in self._networks)
 
     def apply(self, headers: CIMultiDict[str], *, peer: str, scheme: str, host: str) -> Origin:
-        """Find out where the request came from, and put into `headers` what the upstream is to be told."""
-        if not self.trusts(peer):
-            for name in _FIELDS:
-                headers.popall(name, None)
-            origin = Origin(peer, scheme, host)
-            told = ""
-        else:
-            origin = self._believe(headers, Origin(peer, scheme, host))
-            told = ", ".join(headers.popall("X-Forwarded-For", ()))
-        headers["X-Forwarded-For"] = f"{told}, {peer}" if told and peer else told or peer or "unknown"
+        """Find out where the request came from, and put into `headers` what the upstream is to be told.
+
+        `X-Forwarded-For` and `Forwarded` then name each address from the client to the peer, the latter with the host
+        and scheme that the client used.
+        """
+        chain = self._chain(headers) if self.trusts(peer) else []
+        origin = self._find(chain, Origin(peer, scheme, host))
+        for name in _FIELDS:
+            if name in headers:
+                headers.popall(name)
+        addresses = [hop.address or "unknown" for hop in chain]
+        if peer or not chain:
+            addresses.append(peer or "unknown")
+        headers["X-Forwarded-For"] = ", ".join(addresses)
         headers["X-Forwarded-Proto"] = origin.scheme
         headers["X-Forwarded-Host"] = origin.host
-        hop = f'for={_node(peer)};host="{host}";proto={scheme}'
-        before = headers.popall("Forwarded", ())
-        headers["Forwarded"] = ", ".join([*before, hop])
+        first, *others = (f"for={_node(address)}" for address in addresses)
+        headers["Forwarded"] = ", ".join([f"{first};host={_quote(origin.host)};proto={origin.scheme}", *others])
         return origin
 
-    def _believe(self, headers: CIMultiDict[str], seen: Origin) -> Origin:
-        elements = parse_forwarded(", ".join(headers.getall("Forwarded", ())))
-        if elements:
-            chain = [_address(element.get("for", "")) for element in elements]
-            place = self._client_place(chain)
-            chosen = elements[place]
-            return Origin(
-                chain[place] or seen.client, _scheme(chosen.get("proto"), seen.scheme), chosen.get("host") or seen.host
-            )
-        chain = [_address(part) for part in _split(headers, "X-Forwarded-For")]
-        schemes = _split(headers, "X-Forwarded-Proto")
-        hosts = _split(headers, "X-Forwarded-Host")
-        place = self._client_place(chain) if chain else 0
-        client = chain[place] if chain else ""
+    def _find(self, chain: Sequence[Hop], seen: Origin) -> Origin:
+        """The client's end: the last hop that is no trusted proxy's, or the first one of all."""
+        if not chain:
+            return seen
+        hop = chain[0]
+        for place in range(len(chain) - 1, 0, -1):
+            if not chain[place].address or not self.trusts(chain[place].address):
+                hop = chain[place]
+                break
+        scheme = hop.scheme.lower()
         return Origin(
-            client or seen.client,
-            _scheme(schemes[place] if len(schemes) == len(chain) else schemes[-1] if schemes else None, seen.scheme),
-            (hosts[place] if len(hosts) == len(chain) else hosts[-1]) if hosts else seen.host,
+            hop.address or seen.client, scheme if scheme in {"http", "https"} else seen.scheme, hop.host or seen.host
         )
 
-    def _client_place(self, chain: Sequence[str]) -> int:
-        for place in range(len(chain) - 1, 0, -1):
-            if not chain[place] or not self.trusts(chain[place]):
-                return place
-        return 0
+
+def _forwarded_chain(headers: CIMultiDict[str]) -> list[Hop]:
+    elements = parse_forwarded(", ".join(headers.getall("Forwarded", ())))
+    return [Hop(_address(part.get("for", "")), part.get("proto", ""), part.get("host", "")) for part in elements]
+
+
+def _x_forwarded_chain(headers: CIMultiDict[str]) -> list[Hop]:
+    addresses = [_address(part) for part in _split(headers, "X-Forwarded-For")]
+    schemes = _split(headers, "X-Forwarded-Proto")
+    hosts = _split(headers, "X-Forwarded-Host")
+    count = len(addresses)
+    if not count and (schemes or hosts):
+        addresses, count = [""], 1
+    return [
+        Hop(address, _at(schemes, place, count), _at(hosts, place, count)) for place, address in enumerate(addresses)
+    ]
+
+
+def _at(values: Sequence[str], place: int, count: int) -> str:
+    """The value for a place among `count`; the last one where proxies have overwritten the list and not added to it."""
+    if not values:
+        return ""
+    return values[place] if len(values) == count else values[-1]
 
 
 def parse_forwarded(field: str) -> list[dict[str, str]]:
@@ -131,10 +163,6 @@ def _split(headers: CIMultiDict[str], name: str) -> list[str]:
     return [part for value in headers.getall(name, ()) for part in map(str.strip, value.split(",")) if part]
 
 
-def _scheme(told: str | None, default: str) -> str:
-    return told.lower() if told is not None and told.lower() in {"http", "https"} else default
-
-
 def _address(node: str) -> str:
     """The IP address of a node, without port and brackets; empty for what is none (RFC 7239 §6)."""
     if node.startswith("["):
@@ -148,6 +176,8 @@ def _address(node: str) -> str:
 
 
 def _node(address: str) -> str:
-    if not address:
-        return "unknown"
     return f'"[{address}]"' if ":" in address else address
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

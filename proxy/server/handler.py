@@ -23,10 +23,11 @@ from proxy.metrics.registry import Registry
 from proxy.server.application import Application
 from proxy.server.counters import ServerCounters
 from proxy.server.inbound import RequestBody, RequestReader, wanted_protocol
-from proxy.server.protocol import ClientGoneError, Connection, Written
+from proxy.server.protocol import ClientGoneError, Connection
 from proxy.server.reply import Reply, ReplyTools
 from proxy.server.settings import ServerSettings
 from proxy.server.writer import BodySender, ResponseWriter
+from proxy.server.written import Written
 
 _log = structlog.get_logger("server")
 

@@ -60,7 +60,7 @@ class RequestBody(BodyStream):
         self.failed = False
 
     @property
-    def awaited(self) -> bool:
+    def held_back(self) -> bool:
         """Whether the client still waits for `100 Continue`."""
         return self._ask is not None and not self._content.total_bytes and not self._content.is_eof()
 
@@ -70,7 +70,7 @@ class RequestBody(BodyStream):
         Raises:
             ClientError: it has left.
         """
-        if not self.awaited:
+        if not self.held_back:
             self._ask = None
         if self._ask is not None:
             ask, self._ask = self._ask, None
@@ -136,7 +136,7 @@ class RequestReader:
     def __init__(self, settings: ServerSettings, make_id: Callable[[], str]) -> None:
         self._settings = settings
         self._make_id = make_id
-        self._forwarding = Forwarding(settings.trusted_proxies)
+        self._forwarding = Forwarding(settings.trusted_proxies, settings.trusted_fields)
 
     def read(self, raw: web.BaseRequest, send: Callable[[bytes], None]) -> tuple[Request, str]:
         """The request, and its id.

@@ -20,22 +20,16 @@ from typing import Final, Protocol, cast
 import aiohttp
 import structlog
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpRequestParser
-from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from typing_extensions import override
 
-from proxy.errors import ClientError, ProxyError
-from proxy.server.refusals import (
-    FieldsTooLargeError,
-    NotImplementedRequestError,
-    RequestTimeoutError,
-    TargetTooLongError,
-    TooManyConnectionsError,
-)
+from proxy.errors import ProxyError
+from proxy.server.refusals import RequestTimeoutError, TooManyConnectionsError, of_parser
 from proxy.server.settings import ServerSettings
+from proxy.server.written import Written
 
 SUPPORTED_AIOHTTP: Final = (3, 14)
 LINGER_SECONDS: Final = 5.0
@@ -87,27 +81,6 @@ def require_supported_aiohttp() -> None:
             "aiohttp runs on its pure-Python parser: its C extension is missing or switched off "
             "(AIOHTTP_NO_EXTENSIONS); install a wheel of aiohttp for this platform"
         )
-
-
-class Written(web.StreamResponse):
-    """Tells aiohttp that a response has been written already, and whether the connection goes on."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        super().__init__()
-        self._goes_on = keep_alive
-
-    @property
-    @override
-    def keep_alive(self) -> bool:
-        return self._goes_on
-
-    @override
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        return None
-
-    @override
-    async def write_eof(self, data: bytes = b"") -> None:
-        return
 
 
 class _Refusal(Written):
@@ -481,25 +454,7 @@ class Connection(web.RequestHandler):
             _log.error("request handler failed", exc_info=exc)
             self.reset()
             raise ConnectionResetError("no response can be trusted any more")
-        return _Refusal(self, self._server.refuse(_translate(exc, self._settings)))
-
-
-def _translate(error: HttpProcessingError, settings: ServerSettings) -> ClientError:
-    """What aiohttp's parser says, in our words: its own show the bytes it stumbled over."""
-    if isinstance(error, LineTooLong):
-        if "reading: bytearray" in error.message:  # the parser collects a target in a bytearray, a field in bytes
-            return TargetTooLongError(f"the request target is longer than {settings.max_target_bytes} bytes")
-        return FieldsTooLargeError(f"a header field is longer than {settings.max_field_bytes} bytes")
-    if isinstance(error, BadHttpMethod):
-        return NotImplementedRequestError("the request method is not known here")
-    message = error.message
-    if message == "Too many headers received":
-        return FieldsTooLargeError(f"there are more than {settings.max_fields} header fields")
-    if message.endswith("header in request."):
-        return ClientError("the Host field is missing")
-    if message.startswith("Duplicate "):
-        return ClientError("a header field that may stand only once is repeated")
-    return ClientError("the request is malformed")
+        return _Refusal(self, self._server.refuse(of_parser(exc, self._settings)))
 
 
 class ProxyServer(web.Server):

@@ -1,6 +1,9 @@
 """Why the server itself refuses a request, before the pipeline sees it."""
 
+from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooLong
+
 from proxy.errors import ClientError, ProxyError
+from proxy.server.settings import ServerSettings
 
 
 class RequestTimeoutError(ClientError):
@@ -38,3 +41,21 @@ class TooManyConnectionsError(ProxyError):
 
     status_hint = 503
     default_error_type = "connection_limit_reached"
+
+
+def of_parser(error: HttpProcessingError, settings: ServerSettings) -> ClientError:
+    """What aiohttp's parser says, in our words: its own show the bytes it stumbled over."""
+    if isinstance(error, LineTooLong):
+        if "reading: bytearray" in error.message:  # the parser collects a target in a bytearray, a field in bytes
+            return TargetTooLongError(f"the request target is longer than {settings.max_target_bytes} bytes")
+        return FieldsTooLargeError(f"a header field is longer than {settings.max_field_bytes} bytes")
+    if isinstance(error, BadHttpMethod):
+        return NotImplementedRequestError("the request method is not known here")
+    message = error.message
+    if message == "Too many headers received":
+        return FieldsTooLargeError(f"there are more than {settings.max_fields} header fields")
+    if message.endswith("header in request."):
+        return ClientError("the Host field is missing")
+    if message.startswith("Duplicate "):
+        return ClientError("a header field that may stand only once is repeated")
+    return ClientError("the request is malformed")

@@ -45,7 +45,7 @@ def may_keep_alive(raw: web.BaseRequest, connection: Connection, body: Body, max
     content = raw.content
     if content.is_eof():
         return True
-    if isinstance(body, RequestBody) and (body.failed or body.awaited):
+    if isinstance(body, RequestBody) and (body.failed or body.held_back):
         return False  # RFC 9110 §10.1.1: whether an awaited body comes after a final response is anybody's guess
     length = raw.headers.get("Content-Length")
     return length is not None and int(length) - content.total_bytes <= max_unread_bytes

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic_settings import NoDecode
 from proxy.address import Address, ListenAddress
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+ForwardingFields: TypeAlias = Literal["x-forwarded", "forwarded"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -31,7 +32,7 @@ def _list(value: Any) -> Any:
 
 def _network(value: Any) -> Any:
     if not isinstance(value, str):
-        return value
+        raise ValueError(f"{value!r} is no string; expected an address or a network such as '10.0.0.0/8'")
     try:
         return ipaddress.ip_network(value)
     except ValueError as error:
@@ -72,7 +73,9 @@ class ServerSettings(BaseModel):
         max_target_bytes, max_field_bytes, max_fields: of a request's head; more is answered 414 or 431.
         max_body_bytes: of a request's body, more is answered 413; None: no limit.
         max_unread_body_bytes: how much of a body that nobody wanted is read so that the connection can be used again.
-        trusted_proxies: networks whose `Forwarded`, `X-Forwarded-*` and `X-Request-ID` are believed.
+        trusted_proxies: networks whose forwarding fields and `X-Request-ID` are believed.
+        trusted_fields: which forwarding fields those proxies write: `X-Forwarded-*`, or `Forwarded` (RFC 7239). The
+            other kind may come from anybody, and is dropped.
         upgrades: protocols that may be tunnelled, in lower case; `*` for any but `h2c`, which would carry requests past
             every plugin and is never tunnelled.
         name: pseudonym of this proxy in `Via` (RFC 9110 §7.6.3).
@@ -96,5 +99,6 @@ class ServerSettings(BaseModel):
     max_body_bytes: NonNegativeInt | None = None
     max_unread_body_bytes: NonNegativeInt = 65_536
     trusted_proxies: Networks = ()
+    trusted_fields: ForwardingFields = "x-forwarded"
     upgrades: Names = ("*",)
     name: Annotated[str, BeforeValidator(_token)] = "sidecache"
