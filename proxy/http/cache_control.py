@@ -147,7 +147,11 @@ def _members(value: str) -> Iterator[tuple[str, str | None]]:
         name = match["name"].lower()
         if trusted or name in _RESTRICTING:
             quoted = match["quoted"]
-            yield name, match["token"] if quoted is None else _ESCAPE.sub(r"\1", quoted)
+            token = match["token"]
+            if quoted is not None:
+                yield name, _ESCAPE.sub(r"\1", quoted)
+            else:
+                yield name, token.rstrip(" \t") if token is not None else None
         place = match.end()
 
 

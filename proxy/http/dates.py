@@ -81,9 +81,9 @@ def _seconds(match: re.Match[str], year: int) -> float | None:
 def _seconds_of_rfc850(match: re.Match[str], now: float) -> float | None:
     """The latest year with these two digits that is not more than 50 years ahead (RFC 9110 §5.6.7)."""
     this_year = (_EPOCH + timedelta(seconds=now)).year
-    year = this_year - this_year % 100 + 100 + int(match["year"])
-    seconds = _seconds(match, year)
-    while seconds is not None and seconds - now > _FIFTY_YEARS:
-        year -= 100
-        seconds = _seconds(match, year)
-    return seconds
+    century = this_year - this_year % 100
+    for year in (century + 100, century, century - 100):
+        seconds = _seconds(match, year + int(match["year"]))
+        if seconds is not None and seconds - now <= _FIFTY_YEARS:
+            return seconds
+    return None

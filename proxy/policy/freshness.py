@@ -15,7 +15,7 @@ HEURISTICALLY_CACHEABLE: Final = frozenset({200, 203, 204, 206, 300, 301, 308, 4
 """RFC 9110 §15.1."""
 
 PROVOKED: Final = frozenset({405, 414, 501})
-"""Heuristically cacheable, but an odd request can get such an answer for any URI: a default lifetime would let one client
+"""Heuristically cacheable, but an odd request can get such an answer for any URI: a default lifetime would let a client
 replace a resource with an error for all. A Last-Modified shows that the origin means it."""
 
 _AGE: Final = re.compile(r"[ \t]*([0-9]+)[ \t]*(?:,|\Z)")
