@@ -91,14 +91,14 @@ class Route:
     _prefix: str = field(default="", init=False, repr=False, compare=False)
     _pattern: re.Pattern[str] | None = field(default=None, init=False, repr=False, compare=False)
     _methods: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
-    _hosts: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    _hosts: tuple[tuple[str, str], ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.path is not None:
             object.__setattr__(self, "_pattern", compile_path(self.path))
             object.__setattr__(self, "_prefix", re.split(r"[{*]", self.path, maxsplit=1)[0])
         object.__setattr__(self, "_methods", self.methods | {"HEAD"} if "GET" in self.methods else self.methods)
-        object.__setattr__(self, "_hosts", tuple(host.lower() for host in self.hosts))
+        object.__setattr__(self, "_hosts", tuple(_split_port(host.lower()) for host in self.hosts))
 
     def matches(self, request: Request) -> bool:
         """Whether `request` belongs to this route."""
@@ -115,19 +115,17 @@ class Route:
             return False
         if self._pattern is not None and self._pattern.fullmatch(path) is None:
             return False
-        return not self._hosts or any(_host_matches(pattern, host) for pattern in self._hosts)
+        if not self._hosts:
+            return True
+        name, port = _split_port(host)
+        name = name.removesuffix(".")  # the root's own dot: the same name, absolute
+        return any(want_port in ("", port) and _name_matches(want, name) for want, want_port in self._hosts)
 
 
-def _host_matches(pattern: str, host: str) -> bool:
-    """Whether `host`, lower case and perhaps with a port, is one that `pattern` names."""
-    pattern_name, pattern_port = _split_port(pattern)
-    name, port = _split_port(host)
-    if pattern_port and pattern_port != port:
-        return False
-    name = name.removesuffix(".")  # the root's own dot: the same name, absolute
-    if pattern_name.startswith("*."):
-        return name.endswith(pattern_name[1:]) and len(name) >= len(pattern_name)
-    return name == pattern_name
+def _name_matches(pattern: str, name: str) -> bool:
+    if pattern.startswith("*."):
+        return name.endswith(pattern[1:]) and len(name) >= len(pattern)
+    return name == pattern
 
 
 def _split_port(host: str) -> tuple[str, str]:
