@@ -11,7 +11,6 @@ from urllib.parse import unquote_plus
 from pydantic import Field
 from typing_extensions import override
 
-from proxy.errors import ProxyError
 from proxy.http.message import Headers, Request
 from proxy.logs import EventLogger
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
@@ -28,7 +27,7 @@ class AccessLogSettings(PluginSettings):
 
     Attributes:
         sample: share (0 to 1) of the exchanges logged that are neither slow nor failed; those always are, so 0 logs
-            slow and failed ones only. A failed one has a 5xx status, an error, or was cut off.
+            slow and failed ones only. A failed one has a 5xx status or was cut off.
         slow_seconds: duration from which an exchange is slow.
         redact_query: names of query parameters whose values are masked, compared decoded and without regard to case.
         request_headers: names of request fields that are logged too.
@@ -72,22 +71,26 @@ class AccessLog(Plugin[AccessLogSettings]):
     def on_complete(self, exchange: Exchange, outcome: Outcome) -> None:
         if self._log is None:
             return
-        error = outcome.error or exchange.error
-        if not self._wanted(outcome, failed=error is not None or outcome.aborted or outcome.status >= 500):
+        if not self._wanted(outcome):
             self._skipped += 1
             return
         self._written += 1
-        self._log.info(self._line(exchange, outcome, error))
+        self._log.info(self._line(exchange, outcome))
 
     @override
     def stats(self) -> Stats:
         return {"written": self._written, "not_sampled": self._skipped}
 
-    def _wanted(self, outcome: Outcome, *, failed: bool) -> bool:
-        sample = self.settings.sample
-        return sample >= 1 or failed or outcome.duration >= self.settings.slow_seconds or self._rng.random() < sample
+    def _wanted(self, outcome: Outcome) -> bool:
+        return (
+            self.settings.sample >= 1
+            or outcome.status >= 500
+            or outcome.aborted
+            or outcome.duration >= self.settings.slow_seconds
+            or self._rng.random() < self.settings.sample
+        )
 
-    def _line(self, exchange: Exchange, outcome: Outcome, error: ProxyError | None) -> dict[str, object]:
+    def _line(self, exchange: Exchange, outcome: Outcome) -> dict[str, object]:
         """The line's fields; what there is nothing to say of is left out."""
         request = exchange.take(self._received) or exchange.request
         cache = exchange.cache
@@ -117,7 +120,7 @@ class AccessLog(Plugin[AccessLogSettings]):
             line["collapsed"] = True
         if (trace := trace_id(request.headers)) is not None:
             line["trace_id"] = trace
-        if error is not None:
+        if (error := outcome.error or exchange.error) is not None:
             line["error"] = error.error_type
             line["error_detail"] = error.detail
         if outcome.aborted:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from typing_extensions import override
 
 from plugins.access_log import AccessLog, AccessLogSettings, trace_id
-from proxy.errors import ProxyError, UpstreamTimeoutError
+from proxy.errors import ClientError, ProxyError, UpstreamTimeoutError
 from proxy.http.message import Request, Response, make_headers
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, Outcome
@@ -167,6 +167,8 @@ async def test_slow_and_failed_exchanges_are_logged_whatever_the_sample() -> Non
                 return response(200)
             case "/failed":
                 return response(500)
+            case "/refused":
+                return ClientError("bad")
             case "/error":
                 return UpstreamTimeoutError("late")
             case "/broken":
@@ -176,7 +178,7 @@ async def test_slow_and_failed_exchanges_are_logged_whatever_the_sample() -> Non
                 return response(404)
 
     async with bench(answer, sample=0) as (driven, lines):
-        for target in ("/", "/slow", "/failed", "/error", "/broken"):
+        for target in ("/", "/refused", "/slow", "/failed", "/error", "/broken"):
             await driven.get(target)
         await driven.finish(*await driven.begin(request(target="/left")), abort=True)
         assert [line["target"] for line in lines] == ["/slow", "/failed", "/error", "/broken", "/left"]
