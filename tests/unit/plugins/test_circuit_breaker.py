@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
+from plugins.cache import Cache, CacheSettings
 from plugins.circuit_breaker import CircuitBreaker, CircuitBreakerSettings
 from proxy.errors import (
     ClientError,
@@ -22,8 +23,13 @@ from proxy.errors import (
 )
 from proxy.http.message import Request, Response
 from proxy.metrics.registry import Counter, Family, Level, Registry
+from proxy.pipeline.exchange import CacheResult
 from proxy.pipeline.plugin import Services
 from proxy.pipeline.routes import Route
+from proxy.storage.memory import MemoryStore
+from proxy.storage.memory_log import MemoryLog
+from proxy.storage.tiered import TieredStore
+from proxy.tasks import Tasks
 from tests.support.clock import FakeClock
 from tests.support.plugin_harness import PluginHarness, harness, request, response
 
@@ -366,3 +372,36 @@ def test_building_the_plugin_touches_no_metric_value() -> None:
     plugin = CircuitBreaker(CircuitBreakerSettings(), services)
     assert plugin.stats() == {"scope": "route", "circuits": {}}
     assert not any(family.members for family in families(metrics))
+
+
+async def test_cache_before_an_open_circuit_serves_stale_and_closes_it_again() -> None:
+    clock, metrics, tasks = FakeClock(), Registry(), Tasks()
+    log = MemoryLog(clock)
+    store = TieredStore(MemoryStore(1 << 20, clock), None, log, clock, tasks, metrics)
+
+    def make(services: Services) -> list[Any]:
+        breaker = CircuitBreaker(CircuitBreakerSettings(**FAST), services)
+        return [Cache(CacheSettings(stale_if_error_seconds=3600), services), breaker]
+
+    upstream = Upstream()
+    fresh = {"Cache-Control": "max-age=5"}
+    upstream.answer = response(200, b"kept", fresh)
+    async with harness(make, upstream, clock=clock, store=store, invalidations=log, metrics=metrics) as driven:
+        assert (await driven.get("/kept")).body == b"kept"
+        clock.advance(6)
+        upstream.answer = UpstreamConnectError("refused")
+        for _ in range(3):
+            assert (await driven.get("/other")).status == 502
+        asked = len(driven.upstream.requests)
+        stale = await driven.get("/kept")
+        assert (stale.status, stale.body, stale.exchange.cache.result) == (200, b"kept", CacheResult.STALE)
+        refused = await driven.get("/other")
+        assert (refused.status, refused.header("Retry-After")) == (503, "10")
+        assert len(driven.upstream.requests) == asked
+        clock.advance(10)
+        upstream.answer = response(200, b"new", fresh)
+        await driven.get("/other")  # the probe; its fetch may go on after the answer
+        renewed = await driven.get("/kept")
+        assert (renewed.status, renewed.body) == (200, b"new")
+    await store.close()
+    await tasks.close()
