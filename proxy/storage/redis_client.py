@@ -53,10 +53,7 @@ def connect(address: RedisAddress, *, timeout_seconds: float, retries: int) -> R
             return master
         case RedisKind.CLUSTER:
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
-            return RedisCluster(
-                startup_nodes=nodes, ssl=address.tls, require_full_coverage=False, cluster_error_retry_attempts=retries,
-                **options,
-            )  # fmt: skip
+            return RedisCluster(startup_nodes=nodes, ssl=address.tls, require_full_coverage=False, **options)
 
 
 async def disconnect(client: RedisClient) -> None:
