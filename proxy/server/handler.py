@@ -6,6 +6,7 @@ handler (aiohttp's `handler_cancellation`), wherever it waits.
 """
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 from typing import cast
@@ -26,8 +27,8 @@ from proxy.server.inbound import RequestBody, RequestReader, wanted_protocol
 from proxy.server.protocol import ClientGoneError, Connection
 from proxy.server.reply import Reply, ReplyTools
 from proxy.server.settings import ServerSettings
-from proxy.server.writer import BodySender, ResponseWriter
-from proxy.server.written import Written
+from proxy.server.writer import BodySender, ResponseWriter, UnwritableResponseError
+from proxy.server.written import CLOSES, GOES_ON
 
 _log = structlog.get_logger("server")
 
@@ -60,16 +61,22 @@ class Informational:
     async def __call__(self, status: int, headers: Headers) -> None:
         """See `InformationalSender`. A `100` asks the client for the body, if it waits to be asked.
 
-        Raises:
-            ConnectionError: the client has left.
+        A client that has left is no matter for the upstream: the handler is cancelled.
         """
         if self.over or self._request.version < (1, 1) or status == 101:
             return
         if status == 100:
             if isinstance(self._request.body, RequestBody):
-                self._request.body.ask()
+                with contextlib.suppress(ClientError):
+                    self._request.body.ask()
             return
-        self._connection.send(self._writer.informational_head(status, headers))
+        try:
+            self._connection.send(self._writer.informational_head(status, headers))
+            await self._connection.drain()
+        except UnwritableResponseError as error:
+            _log.error("informational response cannot be written", status=status, detail=error.detail)
+        except ClientGoneError:
+            self.over = True
 
 
 class Handler:
@@ -120,9 +127,11 @@ class Handler:
             self._counters.in_flight -= 1
             if not self._counters.in_flight:
                 self._quiet.set()
-        if not keep_alive and not raw.content.is_eof():
-            await connection.linger()
-        return Written(keep_alive=keep_alive)
+        if keep_alive:
+            return GOES_ON
+        if raw.keep_alive or not raw.content.is_eof():
+            await connection.linger()  # the client may not know yet that it is to send no more
+        return CLOSES
 
     async def _serve(self, raw: web.BaseRequest, connection: Connection) -> bool:
         """Answer `raw`; whether the connection can go on."""
@@ -149,6 +158,11 @@ class Handler:
                 await reply.tunnel(answer)
                 return False
             return await reply.send(answer)
+        except ClientGoneError:
+            raise
+        except Exception as error:  # noqa: BLE001 — the application promises that there is none
+            _log.error("application failed", request_id=request_id, exc_info=error)
+            return await self._send_refusal(raw, connection, error_response(ProxyError("internal error")))
         finally:
             await close_body(request.body)
 

@@ -75,6 +75,15 @@ class Listener:
             )
         _log.info("listening", addresses=[str(address) for address in self.addresses])
 
+    def stop_accepting(self) -> None:
+        """Close the address; clients that are connected are served on."""
+        if self._accepting is not None:
+            self._accepting.close()
+            self._accepting = None
+            if self._settings.listen.path:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._settings.listen.path)  # noqa: PTH108 — a socket, and one system call
+
     async def drain(self, grace_seconds: float | None = None) -> bool:
         """Accept no more, close idle connections, let requests in flight finish, then cut what is left.
 
@@ -84,21 +93,16 @@ class Listener:
         Returns:
             Whether every request finished in time.
         """
-        if self._accepting is not None:
-            self._accepting.close()
-            self._accepting = None
-            if self._settings.listen.path:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._settings.listen.path)  # noqa: PTH108 — a socket, and one system call
+        self.stop_accepting()
         self._protocols.close_idle()
         grace = self._settings.drain_timeout_seconds if grace_seconds is None else grace_seconds
-        if await _within(grace, self._protocols.wait_until_empty()):
-            return True
-        late = sum(not connection.resting for connection in self._protocols.clients)
-        if late:
-            _log.warning("cutting connections with requests in flight", connections=late)
-        self._protocols.cut()
-        await _within(CUT_SECONDS, self._protocols.wait_until_empty())
+        late = 0
+        if not await _within(grace, self._protocols.wait_until_empty()):
+            late = sum(not connection.resting for connection in self._protocols.clients)
+            if late:
+                _log.warning("cutting connections with requests in flight", connections=late)
+            self._protocols.cut()
+            await _within(CUT_SECONDS, self._protocols.wait_until_empty())
         await _within(CUT_SECONDS, self._handler.wait_until_quiet())
         return not late
 

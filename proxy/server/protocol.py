@@ -117,7 +117,6 @@ class Connection(web.RequestHandler):
         "_socket_transport",
         "_timer",
         "_writable",
-        "sent_bytes",
     )
 
     def __init__(self, server: "ProxyServer", loop: asyncio.AbstractEventLoop, settings: ServerSettings) -> None:
@@ -150,8 +149,6 @@ class Connection(web.RequestHandler):
         self._seam = b""  # the last three bytes received
         self._last_payload: StreamReader = EMPTY_PAYLOAD  # of the newest message
         self._body_bytes: int | None = None  # its length as declared
-        # For one response.
-        self.sent_bytes = 0
 
     @property
     def resting(self) -> bool:
@@ -281,14 +278,10 @@ class Connection(web.RequestHandler):
             raise ClientGoneError("the client has left")
         if len(parts) == 1:
             transport.write(parts[0])
-            self.sent_bytes += len(parts[0])
-            return
-        size = sum(map(len, parts))
-        if size <= _WRITE_AT_ONCE_BYTES:
+        elif sum(map(len, parts)) <= _WRITE_AT_ONCE_BYTES:
             transport.write(b"".join(parts))
         else:
             transport.writelines(parts)
-        self.sent_bytes += size
 
     def send_eof(self) -> None:
         """End the direction to the client; the other one may go on.
@@ -333,7 +326,6 @@ class Connection(web.RequestHandler):
     def finish(self, *, keep_alive: bool) -> None:
         """The request in hand has been answered. Owed once for each request, whatever became of it."""
         self._finished += 1
-        self.sent_bytes = 0
         if not keep_alive:
             self._arm_close()
             return

@@ -4,6 +4,7 @@ Rule: how a response is framed (RFC 9112 §6) is decided here and nowhere else. 
 `Content-Length` on the wire are this file's; every other field goes out as it is, byte for byte.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -22,6 +23,7 @@ _STATUS_LINES: Final[Mapping[int, str]] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
 }
 _OWN_FIELDS: Final = ("Connection", "Transfer-Encoding", "Content-Length", "Keep-Alive", "Upgrade", "Proxy-Connection")
+_BREATH_BYTES: Final = 1_048_576
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
@@ -198,6 +200,7 @@ class BodySender:
     async def _send_stream(self, body: BodyStream) -> None:
         frame, sink = self._frame, self._sink
         chunked = frame.framing is Framing.CHUNKED
+        breath = _BREATH_BYTES
         async for data in body:
             if not data:
                 continue  # as a chunk it would end the body
@@ -210,6 +213,9 @@ class BodySender:
             self.sent += len(data)
             if sink.writing_paused:
                 await sink.drain()
+            elif self.sent >= breath:
+                breath = self.sent + _BREATH_BYTES
+                await asyncio.sleep(0)  # a body that never waits must not keep the others waiting
         if self.sent < frame.length:
             raise UnwritableResponseError("the response is shorter than its Content-Length")
         if chunked:

@@ -1,5 +1,7 @@
 """What a handler returns to aiohttp when it has written the response itself."""
 
+from typing import Final
+
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from typing_extensions import override
@@ -24,3 +26,7 @@ class Written(web.StreamResponse):
     @override
     async def write_eof(self, data: bytes = b"") -> None:
         return
+
+
+GOES_ON: Final = Written(keep_alive=True)
+CLOSES: Final = Written(keep_alive=False)

@@ -203,3 +203,52 @@ async def test_large_bytes_reach_a_slow_reader(application: ScriptedApplication)
     async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
         assert (await client.ask(request())).body == body
         assert (await client.ask(request())).body == body
+
+
+async def test_application_that_breaks_its_promise_is_a_500(application: ScriptedApplication) -> None:
+    async def answer(seen: Request, informational: InformationalSender | None) -> Response:
+        raise RuntimeError("secret")
+
+    application.answer = answer
+    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+        for _ in range(2):
+            response = await client.ask(request())
+            assert response.status == 500
+            assert response.field("Content-Type") == "application/problem+json"
+            assert b"secret" not in response.body
+
+
+async def test_informational_response_that_cannot_be_written_is_left_out(application: ScriptedApplication) -> None:
+    async def answer(seen: Request, informational: InformationalSender | None) -> Response:
+        assert informational is not None
+        await informational(103, make_headers([("Link", "a\r\nb")]))
+        return text("final")
+
+    application.answer = answer
+    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+        await client.send(request())
+        assert (await client.head()).status == 200
+
+
+async def test_client_that_pipelines_behind_the_last_response_still_gets_it(application: ScriptedApplication) -> None:
+    """Closing at once with unread input would send a reset that overtakes the response (RFC 9112 §9.6)."""
+    go = asyncio.Event()
+    large = bytes(3_000_000)
+
+    async def answer(seen: Request, informational: InformationalSender | None) -> Response:
+        await go.wait()
+        return text(large)
+
+    application.answer = answer
+    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+        await client.send(request())
+        await application.asked()
+        draining = asyncio.ensure_future(listener.drain(10.0))
+        await asyncio.sleep(0.01)
+        go.set()
+        await client.send(request() * 100)
+        response = await client.response()
+        assert (response.body, response.field("Connection")) == (large, "close")
+        assert await client.closed()
+        await client.close()
+        assert await draining

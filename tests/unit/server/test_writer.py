@@ -1,5 +1,7 @@
 """Responses as bytes."""
 
+import asyncio
+
 import pytest
 
 from proxy.http.message import Response, make_headers
@@ -126,3 +128,11 @@ async def test_nothing_beyond_the_length_is_sent() -> None:
     with pytest.raises(UnwritableResponseError):
         await sender.send(ScriptedStream(b"abc", b"de"))
     assert sink.sent == [(b"head",), (b"abc",)]
+
+
+async def test_body_that_never_waits_lets_others_run() -> None:
+    ran: list[bool] = []
+    asyncio.get_running_loop().call_soon(ran.append, True)
+    sender = BodySender(Frame(b"head", Framing.CHUNKED, -1, True), MemorySink(full_after=1000))
+    await sender.send(ScriptedStream(*[bytes(100_000)] * 15))
+    assert ran
