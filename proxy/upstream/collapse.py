@@ -169,12 +169,14 @@ class Flight(Generic[T]):
         since: the position of the invalidation log when it began; who comes after a later purge must not join.
         joinable: whether newcomers may wait for it too.
         landed: whether it has a result.
+        task: in which it flies.
     """
 
-    __slots__ = ("_result", "joinable", "landed", "since")
+    __slots__ = ("_result", "joinable", "landed", "since", "task")
 
     def __init__(self, since: int = 0) -> None:
         self.since = since
+        self.task: asyncio.Task[None]
         self._result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.joinable = True
         self.landed = False
@@ -216,16 +218,14 @@ class Flights(Generic[K, T]):
         flight = self._under_way.get(key)
         return flight if flight is not None and flight.joinable else None
 
-    def depart(
-        self, key: K, fetch: Callable[[Flight[T]], Coroutine[Any, Any, None]], *, since: int = 0
-    ) -> Flight[T]:
+    def depart(self, key: K, fetch: Callable[[Flight[T]], Coroutine[Any, Any, None]], *, since: int = 0) -> Flight[T]:
         """Begin a flight for `key`, in place of one that may not be joined any more.
 
         `fetch` lands it, and may go on after that (the body). What `fetch` raises before landing goes to the waiters.
         """
         flight: Flight[T] = Flight(since)
         self._under_way[key] = flight
-        self._tasks.start(f"fetch {key}", self._fly(key, flight, fetch))
+        flight.task = self._tasks.start(f"fetch {key}", self._fly(key, flight, fetch))
         return flight
 
     async def _fly(self, key: K, flight: Flight[T], fetch: Callable[[Flight[T]], Coroutine[Any, Any, None]]) -> None:

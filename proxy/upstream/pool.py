@@ -1,0 +1,350 @@
+"""The upstream's connections: kept alive, bounded, and never the cause of a client's error if that can be helped.
+
+The keep-alive race. A server may close an idle connection at the very moment a request goes out on it. Connections are
+given up before common servers close them (`keep_alive_seconds`), the most recently used one is taken first, and a
+request whose reused connection closed before the first byte of a response is sent again on another, if that is safe:
+its method is idempotent (RFC 9110 §9.2.2) and its body can be sent again. Other requests take only connections used a
+moment ago (`fresh_for_unsafe_seconds`), or a new one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from typing_extensions import override
+
+from proxy.clock import Clock
+from proxy.errors import OverloadedError, ProxyError, UpstreamError
+from proxy.http.body import BodyStream
+from proxy.http.channel import Tunnel
+from proxy.http.headers import end_to_end
+from proxy.http.message import Headers, Request, Response, from_wire, make_headers
+from proxy.metrics.registry import Registry
+from proxy.pipeline.exchange import InformationalSender
+from proxy.tasks import Tasks
+from proxy.upstream.connection import ConnectionClosedError, ResponseHead, UpstreamChannel, UpstreamConnection
+from proxy.upstream.dial import Dialler
+from proxy.upstream.health import UpstreamHealth
+from proxy.upstream.sending import Sender
+from proxy.upstream.settings import UpstreamSettings
+
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY", "PROPFIND"})
+BODILESS_STATUSES: Final = frozenset({204, 304})
+FIRST_RETRY_SECONDS: Final = 0.25
+LAST_RETRY_SECONDS: Final = 5.0
+
+
+class _Body(BodyStream):
+    """A response's body as it arrives. Closing it early closes its connection: the upstream need not go on."""
+
+    __slots__ = ("_connection", "_release")
+
+    def __init__(self, connection: UpstreamConnection, release: Callable[[UpstreamConnection], None]) -> None:
+        self._connection = connection
+        self._release: Callable[[UpstreamConnection], None] | None = release
+
+    @override
+    async def __anext__(self) -> bytes:
+        if self._release is None:
+            raise StopAsyncIteration
+        try:
+            data = await self._connection.chunk()
+        except ProxyError:
+            self._let_go()
+            raise
+        if not data:
+            self._let_go()
+            raise StopAsyncIteration
+        return data
+
+    @override
+    async def aclose(self) -> None:
+        if self._release is not None and not self._connection.complete:
+            self._connection.abort()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._release is not None:
+            self._release(self._connection)
+            self._release = None
+
+
+class UpstreamPool:
+    """Sends requests to one upstream. An `Upstream` of the pipeline.
+
+    Attributes:
+        health: what the requests tell about the upstream.
+    """
+
+    def __init__(self, settings: UpstreamSettings, clock: Clock, metrics: Registry, tasks: Tasks) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._tasks = tasks
+        self._dialler = Dialler(settings, clock)
+        self._sender = Sender(settings)
+        self.health = UpstreamHealth(clock, settings.url)
+        self._idle: list[UpstreamConnection] = []  # the most recently used last
+        self._open: set[UpstreamConnection] = set()
+        self._dialling = 0
+        self._waiting: deque[asyncio.Future[UpstreamConnection | None]] = deque()
+        self._closed = False
+        self._background: list[asyncio.Task[None]] = []
+        self._connects = metrics.histogram("sidecache_upstream_connect_seconds", "Time to open a connection").labels()
+        self._requests = metrics.counter("sidecache_upstream_requests", "Requests sent to the upstream").labels()
+        self._retries = metrics.counter(
+            "sidecache_upstream_retries", "Requests sent again because a reused connection had closed"
+        ).labels()
+        self._failures = metrics.counter("sidecache_upstream_failures", "Requests without a response", ("error",))
+        metrics.gauge("sidecache_upstream_open_connections", "Connections to the upstream", lambda: len(self._open))
+        metrics.gauge("sidecache_upstream_idle_connections", "Those of them not in use", lambda: len(self._idle))
+        metrics.gauge("sidecache_upstream_waiting", "Requests that wait for a connection", lambda: len(self._waiting))
+
+    # Life.
+
+    async def start(self) -> None:
+        """See whether the upstream is there; if it is not, say so once and go on looking. Drop idle connections."""
+        self._background = [
+            self._tasks.start("upstream watch", self._watch()),
+            self._tasks.start("upstream idle", self._drop_idle()),
+        ]
+
+    async def close(self) -> None:
+        """Close every connection. Safe to call twice."""
+        self._closed = True
+        for task in self._background:
+            task.cancel()
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        for connection in list(self._open):
+            connection.abort()
+        self._open.clear()
+        self._idle.clear()
+
+    def stats(self) -> dict[str, object]:
+        """What the admin port shows."""
+        return {"open": len(self._open), "idle": len(self._idle), "waiting": len(self._waiting)}
+
+    async def _watch(self) -> None:
+        """Ask until there is an answer; with a `health_path`, for ever."""
+        path = self._settings.health_path
+        pause = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                if path is not None:
+                    await self._probe(path)
+                else:
+                    began = self._clock.monotonic()
+                    connection = await self._connect()
+                    self.health.succeeded(self._clock.monotonic() - began)
+                    self._park(connection)
+            except UpstreamError as error:
+                self.health.failed(error.detail)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LAST_RETRY_SECONDS)
+                continue
+            if path is None:
+                return
+            pause = FIRST_RETRY_SECONDS
+            await asyncio.sleep(self._settings.health_interval_seconds)
+
+    async def _probe(self, path: str) -> None:
+        request = Request("GET", path, host=self._settings.address.authority, headers=make_headers())
+        response = await self.send(request)
+        if not isinstance(response.body, bytes):
+            await response.body.aclose()
+        if response.status >= 500:
+            raise UpstreamError(f"the health path answers {response.status}")
+
+    async def _drop_idle(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for connection in [one for one in self._idle if not self._is_fit(one, safe=True)]:
+                self._idle.remove(connection)
+                self._drop(connection)
+
+    # Sending.
+
+    async def send(self, request: Request, *, informational: InformationalSender | None = None) -> Response:
+        """See `pipeline.Upstream.send`.
+
+        Raises:
+            UpstreamError: there is no response.
+            ClientError: the client's body could not be read to its end.
+        """
+        self._requests.value += 1
+        began = self._clock.monotonic()
+        try:
+            connection, head = await self._ask(request, informational, "")
+        except UpstreamError as error:
+            self._note_failure(error)
+            raise
+        self.health.succeeded(self._clock.monotonic() - began)
+        if head.status == 101:
+            self._drop(connection)
+            raise UpstreamError("the upstream switched protocols without being asked")
+        return self._response(connection, head, without_body=request.method == "HEAD")
+
+    async def open_tunnel(self, request: Request, *, protocol: str) -> Response | Tunnel:
+        """See `pipeline.Upstream.open_tunnel`.
+
+        Raises:
+            UpstreamError: there is no response.
+        """
+        self._requests.value += 1
+        try:
+            connection, head = await self._ask(request, None, protocol)
+        except UpstreamError as error:
+            self._note_failure(error)
+            raise
+        if head.status != 101:
+            return self._response(connection, head, without_body=False)
+        switched = next((from_wire(value) for name, value in head.fields if name.lower() == b"upgrade"), protocol)
+        return Tunnel(
+            Response(101, _fields(head), b"", from_wire(head.reason)),
+            switched,
+            UpstreamChannel(connection, lambda: self._drop(connection)),
+        )
+
+    def _note_failure(self, error: UpstreamError) -> None:
+        self._failures.labels(error.error_type).value += 1
+        if not isinstance(error, OverloadedError):
+            self.health.failed(error.detail)
+
+    async def _ask(
+        self, request: Request, informational: InformationalSender | None, protocol: str
+    ) -> tuple[UpstreamConnection, ResponseHead]:
+        """Send `request`, on another connection if a reused one turns out to be closed and that is safe."""
+        safe = request.method in IDEMPOTENT and isinstance(request.body, bytes) and not protocol
+        head = self._sender.head(request, protocol)
+        while True:
+            connection = await self._acquire(safe=safe)
+            reused = connection.requests > 0
+            connection.begin(without_body=request.method == "HEAD")
+            try:
+                return connection, await self._sender.converse(connection, request, head, informational, self._tasks)
+            except ConnectionClosedError:
+                self._drop(connection)
+                if not (reused and safe):
+                    raise
+                self._retries.value += 1
+            except BaseException:
+                self._drop(connection)
+                raise
+
+    def _response(self, connection: UpstreamConnection, head: ResponseHead, *, without_body: bool) -> Response:
+        headers, reason = _fields(head), from_wire(head.reason)
+        if connection.complete or without_body or head.status in BODILESS_STATUSES:
+            body = connection.arrived()
+            self._release(connection)
+            return Response(head.status, headers, body, reason)
+        return Response(head.status, headers, _Body(connection, self._release), reason)
+
+    # Connections.
+
+    async def _acquire(self, *, safe: bool) -> UpstreamConnection:
+        """A connection for one request.
+
+        Args:
+            safe: the request can be sent again.
+
+        Raises:
+            UpstreamError: there is none to be had.
+        """
+        if self._closed:
+            raise UpstreamError("the proxy is shutting down")
+        while self._idle:
+            connection = self._idle.pop()
+            if self._is_fit(connection, safe=safe):
+                return connection
+            self._drop(connection)
+            if not safe and connection.alive:
+                break  # those below were idle for longer still
+        if len(self._open) + self._dialling < self._settings.max_connections:
+            return await self._connect()
+        if len(self._waiting) >= self._settings.max_waiting:
+            raise OverloadedError("too many requests wait for the upstream", retry_after=1)
+        waiter: asyncio.Future[UpstreamConnection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(self._settings.pool_wait_seconds):
+                given = await waiter
+        except BaseException as error:
+            self._leave_queue(waiter)
+            if isinstance(error, TimeoutError):
+                raise OverloadedError("every connection to the upstream is busy", retry_after=1) from None
+            raise
+        return given if given is not None else await self._connect()
+
+    def _leave_queue(self, waiter: asyncio.Future[UpstreamConnection | None]) -> None:
+        """Whoever gives up waiting passes on what it may have been given in the same moment."""
+        if not waiter.done() or waiter.cancelled():
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            return
+        given = waiter.result()
+        if given is None:
+            self._pass_on_room()
+        else:
+            self._park(given)
+
+    def _is_fit(self, connection: UpstreamConnection, *, safe: bool) -> bool:
+        now = self._clock.monotonic()
+        limit = self._settings.keep_alive_seconds
+        if not safe and connection.requests:
+            limit = min(limit, self._settings.fresh_for_unsafe_seconds)
+        return (
+            connection.alive
+            and now - connection.idle_since <= limit
+            and now - connection.born <= self._settings.max_connection_age_seconds
+        )
+
+    async def _connect(self) -> UpstreamConnection:
+        began = self._clock.monotonic()
+        self._dialling += 1
+        try:
+            connection = await self._dialler.dial()
+        except BaseException:
+            self._dialling -= 1
+            self._pass_on_room()
+            raise
+        self._dialling -= 1
+        self._open.add(connection)
+        self._connects.observe(self._clock.monotonic() - began)
+        return connection
+
+    def _release(self, connection: UpstreamConnection) -> None:
+        """A response is over."""
+        if connection.busy and connection.reusable and self._sender.is_sent(connection) and not self._closed:
+            self._park(connection)
+        else:
+            self._drop(connection)
+
+    def _park(self, connection: UpstreamConnection) -> None:
+        """Keep `connection` for whoever comes next, or waits."""
+        connection.idle()
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        self._idle.append(connection)
+
+    def _drop(self, connection: UpstreamConnection) -> None:
+        connection.abort()
+        if connection in self._open:
+            self._open.discard(connection)
+            self._pass_on_room()
+
+    def _pass_on_room(self) -> None:
+        """Let one who waits open a connection."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+def _fields(head: ResponseHead) -> Headers:
+    return end_to_end(make_headers((from_wire(name), from_wire(value)) for name, value in head.fields))
