@@ -28,6 +28,7 @@ from plugins.compression.streams import DecodedStream, EncodedStream, SingleChun
 from plugins.compression.tags import mark_tag, tag_as_sent, unmark_conditions
 from plugins.compression.threads import CodingThreads
 from proxy.http.body import Body
+from proxy.http.cache_control import request_directives, response_directives
 from proxy.http.coding import preferences, weights
 from proxy.http.etag import EntityTag
 from proxy.http.headers import combined, split_list
@@ -99,7 +100,7 @@ class Compression(Plugin[CompressionSettings]):
         accepted = preferences(headers)
         changed, tags = unmark_conditions(headers, accepted)
         coding = self._choose(headers, accepted)
-        as_is = "Range" in headers or _no_transform(headers)
+        as_is = "Range" in headers or request_directives(headers).no_transform
         exchange.put(self._wish, _Wish(accepted, coding, as_is, request.method == "HEAD", tags))
         if self.settings.upstream_encoding == IDENTITY:
             changed = headers.copy() if changed is None else changed
@@ -111,7 +112,7 @@ class Compression(Plugin[CompressionSettings]):
     @override
     async def on_response(self, exchange: Exchange, response: Response) -> Response:
         wish = exchange.take(self._wish)
-        if wish is None or _no_transform(response.headers):
+        if wish is None or response_directives(response.headers).no_transform:
             return response
         if response.status == 304:
             return self._confirm(response, wish)
@@ -233,11 +234,6 @@ class Compression(Plugin[CompressionSettings]):
         if (tag := headers.get("ETag")) is not None:
             headers["ETag"] = tag_as_sent(tag, wish.tags)
         return response.with_headers(headers)
-
-
-def _no_transform(headers: Headers) -> bool:
-    lines = headers.getall("Cache-Control", ())
-    return any("no-transform" in line.lower() for line in lines)
 
 
 def _varying(headers: Headers) -> CIMultiDict[str]:
