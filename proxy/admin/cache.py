@@ -13,6 +13,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -100,6 +101,13 @@ class CacheStats(BaseModel):
     routes: dict[str, RouteStats] = Field(description="Routes that had requests, by name.")
 
 
+def _true(value: bool) -> bool:
+    # `Literal[True]` would take 1 for it.
+    if not value:
+        raise ValueError("only true makes sense here")
+    return value
+
+
 def _url(text: str) -> str:
     return parse_url(text).url
 
@@ -122,7 +130,9 @@ class PurgeOrder(Input):
     tags: Annotated[tuple[Tag, ...], Field(min_length=1, max_length=MAX_TAGS)] | None = Field(
         default=None, description="Several tags: responses that have any of them."
     )
-    all: Literal[True] | None = Field(default=None, description="Everything.")
+    all: Annotated[bool, AfterValidator(_true), WithJsonSchema({"const": True})] | None = Field(
+        default=None, description="Everything."
+    )
     soft: bool = Field(
         default=False, description="Make stale instead of dropping: usable where stale responses are, and revalidated."
     )
