@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from plugins.access_log import AccessLog
 from plugins.cache import Cache
+from plugins.cache_control import CacheControl
 from plugins.circuit_breaker import CircuitBreaker
 from plugins.compression import Compression
 from plugins.latency import Latency
@@ -18,6 +19,7 @@ REGISTRY: Final[dict[str, type[Plugin[Any]]]] = {
         RateLimit,  # before any work is done for the request
         Compression,  # for each client; what it makes of a stored response is kept beside it
         Cache,
+        CacheControl,  # its effect is stored
         CircuitBreaker,  # its refusals are errors that the cache may answer for
     )
 }
