@@ -107,25 +107,34 @@ async def test_port_is_shared_only_when_told(application: ScriptedApplication) -
                 pass
 
 
-async def test_idle_connection_is_closed_before_and_after_a_request(application: ScriptedApplication) -> None:
-    async with serving(application, keep_alive_timeout_seconds=0.05) as listener:
-        async with await RawClient.connect(listener.addresses[0]) as client:
-            assert await client.closed()
-        async with await RawClient.connect(listener.addresses[0]) as client:
-            assert (await client.ask(request())).status == 200
-            assert await client.closed()
+async def test_silent_connection_is_closed(application: ScriptedApplication) -> None:
+    async with (
+        serving(application, keep_alive_timeout_seconds=0.05) as listener,
+        await RawClient.connect(listener.addresses[0]) as client,
+    ):
+        assert await client.closed()
+    assert application.handled == 0
+
+
+async def test_idle_connection_is_closed_after_a_request(application: ScriptedApplication) -> None:
+    async with (
+        serving(application, keep_alive_timeout_seconds=0.5) as listener,
+        await RawClient.connect(listener.addresses[0]) as client,
+    ):
+        assert (await client.ask(request())).status == 200
+        assert await client.closed()
 
 
 async def test_busy_connection_is_not_idle(application: ScriptedApplication) -> None:
     gate = Gate()
     application.answer = gate
     async with (
-        serving(application, keep_alive_timeout_seconds=0.05, header_timeout_seconds=0.05) as listener,
+        serving(application, keep_alive_timeout_seconds=0.5, header_timeout_seconds=0.5) as listener,
         await RawClient.connect(listener.addresses[0]) as client,
     ):
         await client.send(request())
         await application.asked()
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.7)  # past both time-outs
         gate.open.set()
         assert (await client.response()).status == 200
 
