@@ -100,6 +100,33 @@ def test_writers_on_one_pipe_do_not_tear_each_others_lines(pipe: Pipe, blocking:
     assert set(read.splitlines()) == {letter * 200 for letter in (b"a", b"b", b"c")}
 
 
+def test_file_gets_every_line(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        writer = LineWriter(file.fileno(), 8 << 20, no_report)
+        for number in range(20_000):
+            writer.write(b"line %d\n" % number)
+        assert writer.close(5)
+    assert (tmp_path / "log").read_bytes() == b"".join(b"line %d\n" % number for number in range(20_000))
+
+
+def test_full_disk_costs_lines_and_nothing_else() -> None:
+    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123 — unbuffered: nothing is left to flush
+        writer = LineWriter(full.fileno(), 1 << 20, no_report)
+        writer.write(b"lost\n")
+        wait_until(lambda: writer.dropped == 1)
+        assert writer.close(5)
+
+
+def test_closed_descriptor_costs_lines_and_nothing_else() -> None:
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    os.close(write_fd)
+    writer = LineWriter(write_fd, 1 << 20, no_report)
+    writer.write(b"lost\n")
+    wait_until(lambda: writer.dropped == 1)
+    assert writer.close(5)
+
+
 CHATTERBOX = """
 import asyncio, structlog
 from proxy.logs import Logs, LogSettings
