@@ -71,8 +71,9 @@ class _Compiled:
 
     def touched(self) -> Sequence[str]:
         """The fields of a response that the rule may have replaced."""
-        expires = ("Expires",) if self.rule.expires_seconds is not None else ()
-        return (*self.rule.remove, *self.rule.set, *self.rule.add, *expires)
+        rule = self.rule
+        expires = ("Expires",) if rule.expires_seconds is not None else ()
+        return (*rule.remove, *(name for name, _ in (*rule.set, *rule.add)), *expires)
 
 
 class CacheControl(Plugin[CacheControlSettings]):
@@ -175,15 +176,15 @@ class CacheControl(Plugin[CacheControlSettings]):
         changes: list[tuple[str, Change]] = [(name, _Remove(name)) for name in rule.remove]
         changes += [
             (name, _Set(name, value))
-            for name, value in rule.set.items()
+            for name, value in rule.set
             if not (confirming and (silent if is_freshness(name) else name not in headers))
         ]
         changes += [
             (name, _Set(name, value))
-            for name, value in rule.default.items()
+            for name, value in rule.default
             if not confirming and (silent if is_freshness(name) else name not in headers)
         ]
-        changes += [(name, _Add(name, value)) for name, value in rule.add.items() if not confirming or name in headers]
+        changes += [(name, _Add(name, value)) for name, value in rule.add if not confirming or name in headers]
         if rule.expires_seconds is not None:
             date = format_date(self.services.clock.wall() + rule.expires_seconds)
             changes.append(("Expires", _Set("Expires", date)))
@@ -256,7 +257,7 @@ def _compile_fingerprints(settings: Fingerprints) -> _Compiled:
             and any(name in parameters for name, _ in parse_qsl(request.query))
         )
 
-    change = {"Cache-Control": settings.cache_control}
+    change = (("Cache-Control", settings.cache_control),)
     rule = Rule(name=FINGERPRINTS, set=change) if settings.replace else Rule(name=FINGERPRINTS, default=change)
     return _Compiled(rule, frozenset({200}), lambda text: _media_type(text) not in _HTML, fits)
 

@@ -11,9 +11,19 @@ replace = true
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Final, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from plugins.cache_control.fields import is_caching_field, mistake_in
 from proxy.pipeline.plugin import PluginSettings
@@ -28,6 +38,10 @@ def _caching_field(name: str) -> str:
     return name
 
 
+def _pairs(table: object) -> object:
+    return tuple(table.items()) if isinstance(table, Mapping) else table
+
+
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -38,7 +52,13 @@ def _pattern(text: str) -> str:
 
 FieldName: TypeAlias = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"), AfterValidator(_caching_field)]
 FieldValue: TypeAlias = Annotated[str, Field(pattern=r"^[\t\x20-\x7e]*$")]
-Fields: TypeAlias = dict[FieldName, FieldValue]
+# A table in config.toml; pairs here, because settings are compared and hashed.
+Fields: TypeAlias = Annotated[
+    tuple[tuple[FieldName, FieldValue], ...],
+    BeforeValidator(_pairs),
+    PlainSerializer(dict, return_type=dict[str, str]),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+]
 MediaRange: TypeAlias = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 StatusRange: TypeAlias = Annotated[str, Field(pattern=r"^[2-5](?:xx|[0-9][0-9])$")]
 Expression: TypeAlias = Annotated[str, AfterValidator(_pattern)]
@@ -77,16 +97,16 @@ class Rule(BaseModel):
     status: tuple[StatusRange, ...] = ("2xx",)
     content_types: tuple[MediaRange, ...] = ()
     remove: tuple[FieldName, ...] = ()
-    set: Fields = {}
-    default: Fields = {}
-    add: Fields = {}
+    set: Fields = ()
+    default: Fields = ()
+    add: Fields = ()
     expires_seconds: Annotated[int, Field(ge=0, le=366 * 86_400)] | None = None
     override: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for fields in (self.set, self.default, self.add):
-            for name, value in fields.items():
+            for name, value in fields:
                 if name.lower() == "expires":
                     raise ValueError("Expires is a date: use expires_seconds")
                 if (mistake := mistake_in(name, value)) is not None:

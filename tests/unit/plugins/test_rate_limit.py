@@ -283,3 +283,12 @@ def test_wrong_settings_are_refused(wrong: Mapping[str, object], message: str) -
 
 def test_an_answer_replayed_without_it_needs_its_consent() -> None:
     assert RateLimit.replay is Replay.CHECKED
+
+
+def test_settings_are_hashed_dumped_and_read_back() -> None:
+    chosen = RateLimitSettings.model_validate({"rules": [PER_ADDRESS, BY_KEY], "allow": ["10.0.0.0/8"]})
+    assert hash(chosen) == hash(
+        RateLimitSettings.model_validate({"rules": [PER_ADDRESS, BY_KEY], "allow": ["10.0.0.0/8"]})
+    )
+    assert RateLimitSettings.model_validate_json(chosen.model_dump_json()) == chosen
+    assert RateLimitSettings.model_json_schema()["type"] == "object"

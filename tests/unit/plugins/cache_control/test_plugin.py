@@ -328,6 +328,7 @@ async def test_a_missing_file_is_not_kept_for_ever() -> None:
     ("wrong", "message"),
     [
         ({"rules": [{"name": "a"}]}, "does nothing"),
+        ({"rules": [{"name": "a", "set": "Cache-Control"}]}, "valid tuple"),
         ({"rules": [{"name": "a", "set": {"X-Other": "1"}}]}, "no caching field"),
         ({"rules": [{"name": "a", "remove": ["Set-Cookie"]}]}, "no caching field"),
         ({"rules": [{"name": "a", "set": {"Expires": "tomorrow"}}]}, "expires_seconds"),
@@ -345,3 +346,12 @@ async def test_a_missing_file_is_not_kept_for_ever() -> None:
 def test_wrong_settings_are_refused(wrong: Mapping[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         CacheControlSettings.model_validate(wrong)
+
+
+def test_settings_are_hashed_dumped_and_read_back() -> None:
+    given = {"rules": [{"name": "a", "set": {"Cache-Control": HOUR}, "add": {"Vary": "A"}}], "fingerprints": {}}
+    chosen = CacheControlSettings.model_validate(given)
+    assert hash(chosen) == hash(CacheControlSettings.model_validate(given))
+    assert chosen.model_dump(mode="json")["rules"][0]["set"] == {"Cache-Control": HOUR}
+    assert CacheControlSettings.model_validate_json(chosen.model_dump_json()) == chosen
+    assert CacheControlSettings.model_json_schema()["$defs"]["Rule"]["properties"]["set"]["type"] == "object"

@@ -629,3 +629,10 @@ def test_levels_that_are_not_set_keep_their_own_defaults() -> None:
 
 def test_its_answers_may_be_replayed() -> None:
     assert Compression.replay is Replay.PURE
+
+
+def test_settings_are_hashed_dumped_and_read_back() -> None:
+    chosen = CompressionSettings.model_validate({"levels": {"br": 5}, "min_bytes": "2KiB"})
+    assert hash(chosen) == hash(CompressionSettings.model_validate({"levels": {"br": 5}, "min_bytes": "2KiB"}))
+    assert CompressionSettings.model_validate_json(chosen.model_dump_json()) == chosen
+    assert CompressionSettings.model_json_schema()["type"] == "object"
