@@ -122,6 +122,6 @@ async def test_start_after_closing_is_refused_and_its_coroutine_closed() -> None
 
     coroutine = work()  # were it left unclosed, "never awaited" would be a warning, and warnings are errors
     with pytest.raises(RuntimeError, match="'late' was started after shutdown"):
-        tasks.start("late", coroutine)
+        _ = tasks.start("late", coroutine)
     with pytest.raises(RuntimeError, match="cannot reuse"):
         await coroutine
