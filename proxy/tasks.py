@@ -36,6 +36,11 @@ class Tasks:
         task.add_done_callback(self._done)
         return task
 
+    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """`start`, for work that nobody waits for."""
+        task = self.start(name, work)
+        del task
+
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -169,14 +169,12 @@ class Flight(Generic[T]):
         since: the position of the invalidation log when it began; who comes after a later purge must not join.
         joinable: whether newcomers may wait for it too.
         landed: whether it has a result.
-        task: in which it flies.
     """
 
-    __slots__ = ("_result", "joinable", "landed", "since", "task")
+    __slots__ = ("_result", "joinable", "landed", "since")
 
     def __init__(self, since: int = 0) -> None:
         self.since = since
-        self.task: asyncio.Task[None]
         self._result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.joinable = True
         self.landed = False
@@ -225,7 +223,7 @@ class Flights(Generic[K, T]):
         """
         flight: Flight[T] = Flight(since)
         self._under_way[key] = flight
-        flight.task = self._tasks.start(f"fetch {key}", self._fly(key, flight, fetch))
+        self._tasks.spawn(f"fetch {key}", self._fly(key, flight, fetch))
         return flight
 
     async def _fly(self, key: K, flight: Flight[T], fetch: Callable[[Flight[T]], Coroutine[Any, Any, None]]) -> None:

@@ -145,7 +145,7 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserCallbackError as error:
             self._fail(UpstreamError(f"the upstream's response is not acceptable: {error.__context__}"))
         except httptools.HttpParserError as error:
-            if not (self._complete and self._without_body):
+            if not (self.complete and self._without_body):
                 self._fail(UpstreamError(f"the upstream's response is not HTTP: {error}"))
         if self.response is None and self._seen_bytes > self._max_head_bytes:
             self._fail(

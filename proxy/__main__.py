@@ -1,0 +1,85 @@
+"""The command line. Exit codes: 0 all is well, 1 it could not run, 2 the configuration or the call is wrong."""
+
+import asyncio
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Final
+
+import click
+import orjson
+import uvloop
+
+from proxy import config as configuration
+from proxy.app import Sidecar, StartError
+from proxy.errors import ConfigError
+
+DEFAULT_CONFIG: Final = Path("config.toml")
+FAILED: Final = 1
+MISUSED: Final = 2
+
+config_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The configuration file; by default config.toml here if there is one, else the environment alone.",
+)
+
+
+def _path(given: Path | None) -> Path | None:
+    if given is not None:
+        return given
+    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
+
+
+def _load(path: Path | None) -> configuration.Config:
+    try:
+        return configuration.load(_path(path))
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(MISUSED)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Sidecache: a caching and compression sidecar in front of one HTTP API."""
+
+
+@main.command()
+@config_option
+def run(path: Path | None) -> None:
+    """Run the sidecar until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+    config = _load(path)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            code = runner.run(Sidecar(config, _path(path)).run())
+        except StartError as error:
+            click.echo(f"sidecache: {error}", err=True)
+            code = FAILED
+    sys.exit(code)
+
+
+@main.command()
+@config_option
+def check(path: Path | None) -> None:
+    """Check the configuration and exit: 0 if it is good, 2 if not, with every mistake."""
+    config = _load(path)
+    click.echo(f"{config.source}: good ({len(config.classes)} plugins, {len(config.routes)} routes)")
+
+
+@main.command("config-schema")
+def config_schema() -> None:
+    """Print the JSON Schema of config.toml, for editors."""
+    schema = configuration.config_model(()).model_json_schema()
+    click.echo(orjson.dumps(schema, option=orjson.OPT_INDENT_2))
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"sidecache {installed_version('sidecache')}")
+
+
+if __name__ == "__main__":
+    main()

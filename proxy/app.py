@@ -1,0 +1,284 @@
+"""The composition root: a configuration becomes stores, plugins, a pipeline and two listeners in one process.
+
+Theory of operation. What lives as long as the process (tiers, log, listeners, admin port) is entered into one
+`AsyncExitStack` and left in reverse. What a reload may replace (the upstream pool and the pipeline) is a `Generation`:
+a reload builds the next one beside the running one, and swaps them only when it has started; the old one is retired
+when its last exchange is over.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from proxy import config as configuration
+from proxy.admin.app import AdminPort
+from proxy.admin.target import ReloadError, ReloadReport
+from proxy.clock import Clock, SystemClock
+from proxy.config import Config, PluginClass, RouteSettings
+from proxy.errors import ConfigError
+from proxy.http.channel import Tunnel
+from proxy.http.message import Request, Response
+from proxy.logs import Logs, log_loop_exception
+from proxy.metrics.registry import Registry
+from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.pipeline import AnyPlugin, Pipeline, RoutePlan
+from proxy.pipeline.plugin import PluginSettings, Services
+from proxy.server.listener import Listener
+from proxy.storage.opening import open_store
+from proxy.storage.tiered import TieredStore
+from proxy.tasks import Tasks
+from proxy.upstream.health import UpstreamHealth
+from proxy.upstream.pool import UpstreamPool
+
+RELOADABLE: Final = frozenset({"upstream", "log", "pipeline", "plugins", "routes"})
+TASK_GRACE_SECONDS: Final = 5.0
+
+_log = structlog.get_logger("sidecar")
+
+
+class StartError(Exception):
+    """The sidecar cannot run here; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a reload replaces."""
+
+    config: Config
+    pool: UpstreamPool
+    health: UpstreamHealth
+    pipeline: Pipeline
+
+
+def build_pipeline(config: Config, services: Services, upstream: UpstreamPool) -> Pipeline:
+    """The pipeline that `config` describes, its plugins not started. One instance for equal settings."""
+    instances: dict[tuple[PluginClass, PluginSettings], AnyPlugin] = {}
+
+    def chain(route: RouteSettings | None) -> tuple[AnyPlugin, ...]:
+        plugins: list[AnyPlugin] = []
+        for kind in config.classes:
+            settings = config.settings(kind, route)
+            if not settings.enabled:
+                continue
+            if (kind, settings) not in instances:
+                instances[kind, settings] = kind(settings, services)
+            plugins.append(instances[kind, settings])
+        return tuple(plugins)
+
+    plans = [RoutePlan(route.route(), chain(route)) for route in config.routes]
+    return Pipeline(plans, chain(None), upstream, services.clock, services.metrics)
+
+
+class Sidecar:
+    """The whole program.
+
+    Args:
+        config: to begin with.
+        path: where a reload reads from; None: the environment alone.
+    """
+
+    def __init__(self, config: Config, path: Path | None, clock: Clock | None = None) -> None:
+        self._config = config
+        self._path = path
+        self.clock: Clock = clock or SystemClock()
+        self.metrics = Registry()
+        self.tasks = Tasks()
+        self._stop = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._signals = 0
+        self._draining = False
+        self._listening = False
+        self._generation: Generation
+        self._services: Services
+        self._logs: Logs
+
+    # What the admin port sees.
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline that answers now."""
+        return self._generation.pipeline
+
+    @property
+    def store(self) -> TieredStore:
+        """The cache's tiers."""
+        return self._services.store
+
+    @property
+    def services(self) -> Services:
+        """What plugins get."""
+        return self._services
+
+    @property
+    def upstream_health(self) -> UpstreamHealth:
+        """The upstream as seen from here."""
+        return self._generation.health
+
+    def not_ready(self) -> tuple[str, ...]:
+        """Why no traffic should come; empty when it should."""
+        reasons = []
+        if self._draining:
+            reasons.append("shutting down")
+        elif not self._listening:
+            reasons.append("starting")
+        return tuple(reasons)
+
+    def config_view(self) -> Mapping[str, Any]:
+        """The effective configuration, secrets masked."""
+        return self._generation.config.view()
+
+    # What the server serves.
+
+    async def handle(
+        self, request: Request, *, request_id: str, informational: InformationalSender | None = None
+    ) -> tuple[Exchange, Response]:
+        """See `Application.handle`."""
+        pipeline = self._generation.pipeline
+        exchange, response = await pipeline.handle(request, request_id=request_id, informational=informational)
+        exchange.pipeline = pipeline
+        return exchange, response
+
+    async def open_tunnel(
+        self, request: Request, *, protocol: str, request_id: str
+    ) -> tuple[Exchange, Response | Tunnel]:
+        """See `Application.open_tunnel`."""
+        pipeline = self._generation.pipeline
+        exchange, answer = await pipeline.open_tunnel(request, protocol=protocol, request_id=request_id)
+        exchange.pipeline = pipeline
+        return exchange, answer
+
+    def complete(self, exchange: Exchange, outcome: Outcome) -> None:
+        """See `Application.complete`."""
+        pipeline = exchange.pipeline
+        assert isinstance(pipeline, Pipeline)
+        pipeline.complete(exchange, outcome)
+
+    # Its life.
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, then drain. Returns the exit code.
+
+        Raises:
+            StartError: an address cannot be had, or a plugin does not start.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_loop_exception)
+        async with AsyncExitStack() as stack:
+            self._logs = Logs(self._config.values.log, self.clock.wall)
+            stack.callback(self._logs.close)
+            self.metrics.gauge("sidecache_log_dropped_lines", "Log lines never written", lambda: self._logs.dropped)
+            await self._start(stack)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._on_stop, number)
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            await self._stop.wait()
+        return 0
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        """Start everything, from the inside out: the listener opens last."""
+        values = self._config.values
+        stack.push_async_callback(self.tasks.close, TASK_GRACE_SECONDS)
+        store = open_store(values.cache, self.clock, self.tasks, self.metrics)
+        stack.push_async_callback(store.close)
+        await store.start()
+        self._services = Services(self.clock, self.tasks, self.metrics, store, store.log)
+        try:
+            self._generation = await self._build(self._config)
+        except ReloadError as error:
+            raise StartError(str(error)) from error
+        stack.push_async_callback(self._close_generation)
+        listener = Listener(self, values.server, self.clock, self.metrics)
+        admin = AdminPort(self, values.admin)
+        try:
+            await admin.start()
+            stack.push_async_callback(admin.close)
+            await listener.start()
+        except OSError as error:
+            raise StartError(f"cannot listen: {error.strerror or error} (server.listen, admin.listen)") from error
+        stack.push_async_callback(self._drain, listener)
+        self._listening = True
+        _log.info("ready", listen=[str(address) for address in listener.addresses], upstream=str(values.upstream.url))
+
+    async def _build(self, config: Config, pool: UpstreamPool | None = None) -> Generation:
+        """Build and start a generation, over `pool` if its settings have not changed.
+
+        Raises:
+            ReloadError: a plugin does not start.
+        """
+        values = config.values
+        own = pool is None
+        pool = pool or UpstreamPool(values.upstream, self.clock, self.metrics, self.tasks)
+        try:
+            pipeline = build_pipeline(config, self._services, pool)
+            await pipeline.start()
+        except Exception as error:
+            if own:
+                await pool.close()
+            raise ReloadError(f"a plugin does not start: {error}") from error
+        if own:
+            await pool.start()
+        return Generation(config, pool, pool.health, pipeline)
+
+    async def _close_generation(self) -> None:
+        await self._generation.pipeline.retire(0)
+        await self._generation.pool.close()
+
+    async def _drain(self, listener: Listener) -> None:
+        self._draining = True
+        _log.info("draining", requests=len(self.tasks))
+        await listener.drain()
+        _log.info("stopped")
+
+    def _on_stop(self, number: signal.Signals) -> None:
+        self._signals += 1
+        self._draining = True
+        if self._signals > 1:
+            # The operator does not want to wait: nothing here may hold the end up.
+            os._exit(128 + number)
+        self._stop.set()
+
+    def _on_hangup(self) -> None:
+        self.tasks.spawn("reload", self._reload_and_log())
+
+    async def _reload_and_log(self) -> None:
+        try:
+            report = await self.reload()
+        except ConfigError as error:
+            _log.error(
+                "configuration refused, the old one stays",
+                mistakes=[f"{one.path}: {one.message}" for one in error.mistakes],
+            )
+        except ReloadError as error:
+            _log.error("configuration refused, the old one stays", detail=str(error))
+        else:
+            _log.info("configuration reloaded", changed=report.changed, restart_needed=report.restart_needed)
+
+    async def reload(self) -> ReloadReport:
+        """Read the configuration again and put it into use, whole or not at all.
+
+        Raises:
+            ConfigError: it is bad; the old one stays.
+            ReloadError: a plugin does not start; the old one stays.
+        """
+        async with self._reloading:
+            old = self._generation
+            config = await asyncio.to_thread(configuration.load, self._path)
+            before, after = old.config.view(), config.view()
+            changed = sorted(name for name in after if after[name] != before.get(name))
+            same_upstream = config.values.upstream == old.config.values.upstream
+            self._generation = await self._build(config, old.pool if same_upstream else None)
+            self._logs.configure(config.values.log)
+            self.tasks.spawn("retire", self._retire(old, keep_pool=same_upstream))
+            return ReloadReport(changed=changed, restart_needed=[name for name in changed if name not in RELOADABLE])
+
+    async def _retire(self, old: Generation, *, keep_pool: bool) -> None:
+        await old.pipeline.retire(old.config.values.server.drain_timeout_seconds)
+        if not keep_pool:
+            await old.pool.close()
