@@ -18,6 +18,7 @@ from proxy.storage.lmdb_file import LmdbFile
 from proxy.storage.purge_index import MAX_PURGES
 from proxy.storage.second_tier import TierFailedError
 from proxy.storage.shared_log import SharedLog, purge_id
+from proxy.storage.stopping import stop
 from proxy.tasks import Tasks
 
 FOLLOW_SECONDS: Final = 0.05
@@ -68,10 +69,7 @@ class LmdbLog(SharedLog):
 
     @override
     async def close(self) -> None:
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            follower.cancel()
-            await asyncio.wait({follower})
+        await stop(self._follower)
         await super().close()
 
     async def _follow(self) -> None:

@@ -78,7 +78,7 @@ class RedisStore(SecondTier):
     @override
     async def _probe(self) -> None:
         if self._client is None:
-            self._client = connect(self._address, timeout_seconds=self._write_seconds, retries=1)
+            self._client = connect(self._address, connect_seconds=max(1.0, self._timeout_seconds), retries=1)
         try:
             async with asyncio.timeout(max(1.0, self._timeout_seconds)):
                 await self._client.get(f"{self._prefix}:probe")

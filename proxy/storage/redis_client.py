@@ -20,18 +20,19 @@ REDIS_ERRORS: Final = (RedisError, OSError, TimeoutError, EOFError)
 MAX_CONNECTIONS: Final = 64
 
 
-def connect(address: RedisAddress, *, timeout_seconds: float, retries: int) -> RedisClient:
+def connect(address: RedisAddress, *, connect_seconds: float, retries: int) -> RedisClient:
     """A client for `address`. Connects when it is first used.
 
     Args:
-        timeout_seconds: for connecting, and for the answer to one command.
+        connect_seconds: the most that connecting takes. Calls have no time limit: their callers cancel them.
         retries: how often a command is sent again over a new connection when its own is broken.
     """
     options: dict[str, Any] = {
         "username": address.username or None,
         "password": address.password or None,
-        "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": timeout_seconds,
+        # With a limit of its own redis-py makes a task for each command, 20 µs, and can lose a cancellation.
+        "socket_timeout": None,
+        "socket_connect_timeout": connect_seconds,
         "socket_keepalive": True,
         "max_connections": MAX_CONNECTIONS,
         "protocol": 2,  # the shape of XREAD's answer depends on it
@@ -47,7 +48,7 @@ def connect(address: RedisAddress, *, timeout_seconds: float, retries: int) -> R
         case RedisKind.SENTINEL:
             sentinel = Sentinel(  # type: ignore[no-untyped-call]  # its __init__ has no annotations
                 list(address.hosts),
-                sentinel_kwargs={"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds},
+                sentinel_kwargs={"socket_timeout": connect_seconds, "socket_connect_timeout": connect_seconds},
             )
             master: Redis = sentinel.master_for(address.service, db=address.database, ssl=address.tls, **options)
             return master

@@ -20,6 +20,7 @@ from proxy.storage.redis_client import REDIS_ERRORS, RedisClient, connect, disco
 from proxy.storage.redis_url import RedisAddress
 from proxy.storage.second_tier import TierFailedError
 from proxy.storage.shared_log import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, SEQUENCE_BITS, SharedLog, purge_id
+from proxy.storage.stopping import stop
 from proxy.tasks import Tasks
 
 READ_COUNT: Final = 1000
@@ -77,18 +78,15 @@ class RedisLog(SharedLog):
 
     @override
     async def start(self) -> None:
-        self._appender = connect(self._address, timeout_seconds=max(1.0, self._timeout_seconds), retries=0)
-        self._reader = connect(self._address, timeout_seconds=BLOCK_SECONDS + 1.0, retries=0)
+        self._appender = connect(self._address, connect_seconds=max(1.0, self._timeout_seconds), retries=0)
+        self._reader = connect(self._address, connect_seconds=BLOCK_SECONDS, retries=0)
         self._follower = self._tasks.start("purge follower", self._follow(self._reader))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._caught_up.wait(), START_SECONDS)
 
     @override
     async def close(self) -> None:
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            follower.cancel()
-            await asyncio.wait({follower})
+        await stop(self._follower)
         await super().close()
         for client in (self._reader, self._appender):
             if client is not None:

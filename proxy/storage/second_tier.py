@@ -9,6 +9,7 @@ from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 from proxy.storage.base import CacheKey, Record
 from proxy.storage.breaker import Breaker, TierHealth
+from proxy.storage.stopping import stop
 from proxy.tasks import Tasks
 
 Batch: TypeAlias = Mapping[CacheKey, Record | None]
@@ -87,10 +88,7 @@ class SecondTier(ABC):
 
     async def close(self) -> None:
         """See `Store.close`."""
-        prober, self._prober = self._prober, None
-        if prober is not None:
-            prober.cancel()
-            await asyncio.wait({prober})
+        await stop(self._prober)
 
     async def _keep_probing(self) -> None:
         while True:

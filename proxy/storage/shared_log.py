@@ -17,6 +17,7 @@ from proxy.storage.base import PurgeId, Record
 from proxy.storage.invalidation_log import Appended, Purge, PurgeScope, Subscriber
 from proxy.storage.purge_index import MAX_PURGES, PurgeIndex
 from proxy.storage.second_tier import TierFailedError
+from proxy.storage.stopping import stop
 from proxy.tasks import Tasks
 
 MAX_PENDING: Final = 10_000
@@ -138,10 +139,7 @@ class SharedLog(ABC):
 
     async def close(self) -> None:
         """See `InvalidationLog.close`."""
-        sender = self._sender
-        if sender is not None:
-            sender.cancel()
-            await asyncio.wait({sender})
+        await stop(self._sender)
         if self._pending:
             _log.error("purges never reached the shared log", purges=len(self._pending))
 

@@ -20,6 +20,7 @@ from proxy.storage.breaker import TierHealth
 from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
 from proxy.storage.memory import MemoryStore
 from proxy.storage.second_tier import SecondTier
+from proxy.storage.stopping import stop
 from proxy.storage.write_behind import WriteBehind
 from proxy.tasks import Tasks
 
@@ -85,10 +86,7 @@ class TieredStore:
 
     async def close(self) -> None:
         """Write what waits, as far as L2 takes it, and let go of everything. Safe to call twice."""
-        sweeper, self._sweeper = self._sweeper, None
-        if sweeper is not None:
-            sweeper.cancel()
-            await asyncio.wait({sweeper})
+        await stop(self._sweeper)
         if self._behind is not None:
             await self._behind.close()
         await self.log.close()
