@@ -35,6 +35,9 @@ SUPPORTED_AIOHTTP: Final = (3, 14)
 LINGER_SECONDS: Final = 5.0
 """How long a client may go on sending what nobody reads before its connection is cut; nginx's lingering_timeout."""
 
+LINGER_DRAINING_SECONDS: Final = 1.0
+"""The same while the server shuts down."""
+
 _log = structlog.get_logger("server")
 
 _FOR_EVER: Final = 10.0 * 365 * 86_400
@@ -358,7 +361,10 @@ class Connection(web.RequestHandler):
         self._arm_close()
 
     def reset(self) -> None:
-        """Cut the connection so that the client cannot take what it has for a complete response."""
+        """Cut the connection so that the client cannot take what it has for a complete response.
+
+        A Unix socket knows no reset: its client sees an end.
+        """
         transport = self._socket_transport
         if transport is None:
             return
@@ -380,7 +386,7 @@ class Connection(web.RequestHandler):
             transport.write_eof()
         self._resume_transport_reading()
         try:
-            async with asyncio.timeout(LINGER_SECONDS):
+            async with asyncio.timeout(LINGER_DRAINING_SECONDS if self._server.draining else LINGER_SECONDS):
                 await self._gone
         except TimeoutError:
             pass

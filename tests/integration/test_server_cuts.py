@@ -69,7 +69,7 @@ async def test_cuts_do_not_matter(chosen: list[bytes], last: bytes, cuts: list[i
 
 
 async def test_single_bytes_are_enough() -> None:
-    for last in LAST:
+    for last in LAST[:2]:
         data = b"".join([*REQUESTS, last])
         whole = await answers_to(data, [])
         assert whole.count(b"HTTP/1.1 ") == len(REQUESTS) + 1

@@ -195,6 +195,7 @@ async def test_draining_lets_requests_finish_and_closes_the_rest(application: Sc
                 response = await client.response()
                 assert (response.status, response.field("Connection")) == (200, "close")
                 assert await client.closed()
+                await client.close()
             assert await draining
 
 
@@ -207,6 +208,7 @@ async def test_draining_waits_for_a_body_that_is_still_uploaded(application: Scr
         await asyncio.sleep(0.02)
         await client.send(b"def")
         assert (await client.response()).body == b"abcdef"
+        await client.close()
         assert await draining
 
 
