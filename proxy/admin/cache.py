@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from proxy.admin.health import moment
-from proxy.admin.operations import Answer, AnyOperation, Call, Empty, Input, Operation, Reply
+from proxy.admin.operations import Answer, AnyOperation, Call, Empty, Input, Operation, Reply, Some
 from proxy.admin.pipeline import CACHE
 from proxy.admin.target import AdminTarget
 from proxy.admin.urls import parse_prefix, parse_url
@@ -127,7 +127,7 @@ class PurgeOrder(Input):
         default=None, description="The beginning of absolute URLs, up to some place in their path."
     )
     tag: Tag | None = Field(default=None, description="A tag that the origin gave responses.")
-    tags: Annotated[tuple[Tag, ...], Field(min_length=1, max_length=MAX_TAGS)] | None = Field(
+    tags: Annotated[Some[Tag], Field(max_length=MAX_TAGS)] | None = Field(
         default=None, description="Several tags: responses that have any of them."
     )
     all: Annotated[bool, AfterValidator(_true), WithJsonSchema({"const": True})] | None = Field(

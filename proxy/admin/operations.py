@@ -7,11 +7,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from proxy.admin.settings import AdminSettings
@@ -59,10 +59,24 @@ class RefusedError(Exception):
         self.members = members
 
 
+T = TypeVar("T")
+
+
 class Input(BaseModel):
     """Base of bodies and queries: unknown members are mistakes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _some(items: tuple[T, ...]) -> tuple[T, ...]:
+    # pydantic's own `min_length` also counts items that are wrong as missing: two mistakes told for one.
+    if not items:
+        raise ValueError("expected at least one item")
+    return items
+
+
+Some: TypeAlias = Annotated[tuple[T, ...], AfterValidator(_some), Field(json_schema_extra={"minItems": 1})]
+"""A list that is not empty."""
 
 
 class Empty(Input):

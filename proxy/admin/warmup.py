@@ -26,7 +26,18 @@ from pydantic import (
 )
 
 from proxy.admin.health import VERSION, moment
-from proxy.admin.operations import Answer, AnyOperation, Call, Empty, Input, Operation, Problem, RefusedError, Reply
+from proxy.admin.operations import (
+    Answer,
+    AnyOperation,
+    Call,
+    Empty,
+    Input,
+    Operation,
+    Problem,
+    RefusedError,
+    Reply,
+    Some,
+)
 from proxy.admin.settings import AdminSettings
 from proxy.admin.target import AdminTarget
 from proxy.admin.urls import Location, parse_host, parse_target, parse_url
@@ -79,6 +90,9 @@ def _locatable(text: str, info: ValidationInfo) -> str:
 Url = Annotated[str, StringConstraints(min_length=1, max_length=16_384), AfterValidator(_locatable)]
 
 
+Variant = Annotated[dict[str, str], AfterValidator(_variant)]
+
+
 class WarmupOrder(Input):
     """What is to be fetched: every URL, once for each variant."""
 
@@ -86,10 +100,8 @@ class WarmupOrder(Input):
     host: Annotated[str, AfterValidator(_host)] | None = Field(
         default=None, description="The Host that clients send, for paths."
     )
-    urls: Annotated[tuple[Url, ...], Field(min_length=1)] = Field(
-        description="Absolute URLs as clients see them, or paths, which need `host`."
-    )
-    variants: Annotated[tuple[Annotated[dict[str, str], AfterValidator(_variant)], ...], Field(min_length=1)] = Field(
+    urls: Some[Url] = Field(description="Absolute URLs as clients see them, or paths, which need `host`.")
+    variants: Some[Variant] = Field(
         default=({},), description='Header fields; `[{}, {"Accept-Encoding": "br"}]` fetches each URL twice.'
     )
     concurrency: PositiveInt | None = Field(

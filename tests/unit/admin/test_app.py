@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.address import Address
 from proxy.admin.app import AdminPort
 from proxy.admin.settings import AdminSettings
 from proxy.storage.tiered import TieredStore
@@ -100,7 +101,7 @@ async def test_bytes_that_are_no_http_get_no_traceback() -> None:
         answer = await reader.read()
         writer.close()
         await writer.wait_closed()
-        assert answer.startswith(b"HTTP/1.0 400") or answer.startswith(b"HTTP/1.1 400")
+        assert answer.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
         assert b"Traceback" not in answer and b".py" not in answer
 
 
@@ -112,7 +113,7 @@ async def test_a_unix_socket_is_for_its_owner_and_goes_with_the_port(tmp_path: P
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert str(admin.port.addresses[0]) == f"unix:{path}"
         assert (await admin.get("/health")).status == 200
-        rival = AdminPort(admin.target, AdminSettings(listen=f"unix:{path}"))
+        rival = AdminPort(admin.target, AdminSettings(listen=Address(path=str(path))))
         with pytest.raises(OSError, match="in use"):
             await rival.start()
         assert (await admin.get("/health")).status == 200
@@ -130,7 +131,7 @@ async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
 async def test_a_port_that_is_taken_is_an_error_and_close_may_be_called_twice() -> None:
     async with bench() as admin:
-        rival = AdminPort(admin.target, AdminSettings(listen=str(admin.port.addresses[0])))
+        rival = AdminPort(admin.target, AdminSettings(listen=admin.port.addresses[0]))
         with pytest.raises(OSError, match="address already in use"):
             await rival.start()
         assert rival.addresses == ()

@@ -123,7 +123,7 @@ async def test_a_purge_that_the_shared_log_has_not_seen_is_pending(monkeypatch: 
         ({"url": "http://a/b c"}, "url", "percent-encoded"),
         ({"prefix": "http://exam"}, "prefix", "no prefix"),
         ({"prefix": "/items"}, "prefix", "no prefix"),
-        ({"tags": []}, "tags", "at least 1"),
+        ({"tags": []}, "tags", "at least one item"),
         ({"tags": ["a", ""]}, "tags[1]", "at least 1"),
         ({"tags": ["a", 7]}, "tags[1]", "valid string"),
         ({"all": False}, "all", "only true"),

@@ -18,7 +18,8 @@ async def test_a_reload_tells_what_changed() -> None:
 
     async with bench() as admin:
         admin.target.reloading = reload
-        for body in (None, {}):
+        bodies: tuple[object, ...] = (None, {})
+        for body in bodies:
             answer = await admin.post(RELOAD, body)
             assert answer.status == 200
             assert answer.document == {"changed": ["plugins", "server"], "restart_needed": ["server"]}

@@ -10,10 +10,14 @@ from proxy.admin.settings import AdminSettings
 from tests.support.admin import TOKEN
 
 
+def read(**settings: Any) -> AdminSettings:
+    return AdminSettings.model_validate(settings)
+
+
 def mistakes(**settings: Any) -> dict[str, str]:
     """What is wrong, by setting."""
     with pytest.raises(ValidationError) as caught:
-        AdminSettings(**settings)
+        read(**settings)
     return {".".join(map(str, part["loc"])): part["msg"] for part in caught.value.errors()}
 
 
@@ -27,12 +31,12 @@ def test_other_addresses_need_a_token_and_the_mistake_says_what_to_do(listen: st
     found = mistakes(listen=listen)
     assert list(found) == ["listen"]
     assert "set admin.token" in found["listen"] and "127.0.0.1" in found["listen"]
-    assert str(AdminSettings(listen=listen, token=TOKEN).listen) == listen
+    assert str(read(listen=listen, token=TOKEN).listen) == listen
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/admin.sock"])
 def test_loopback_and_unix_sockets_need_none(listen: str) -> None:
-    assert AdminSettings(listen=listen).token is None
+    assert read(listen=listen).token is None
 
 
 @pytest.mark.parametrize(
@@ -46,14 +50,14 @@ def test_a_weak_or_unsendable_token_is_one_mistake_that_does_not_show_it(token: 
 
 def test_a_token_is_read_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-    settings = AdminSettings(listen="0.0.0.0:1", token_file=tmp_path / "token")
+    settings = read(listen="0.0.0.0:1", token_file=tmp_path / "token")
     assert settings.token is not None and settings.token.get_secret_value() == TOKEN
     assert TOKEN not in repr(settings) and TOKEN not in str(settings.model_dump(mode="json"))
 
 
 def test_token_and_file_may_agree_but_not_differ(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN)
-    assert AdminSettings(token=TOKEN, token_file=tmp_path / "token").token is not None
+    assert read(token=TOKEN, token_file=tmp_path / "token").token is not None
     assert "they differ" in mistakes(token=f"{TOKEN}-other", token_file=tmp_path / "token")["token"]
 
 

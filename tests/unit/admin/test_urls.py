@@ -1,5 +1,7 @@
 """URLs as operators write them."""
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def test_a_url_takes_the_form_that_requests_have(text: str, url: str) -> None:
     "text", ["", "/x", "ftp://a/", "http:///x", "http://a b/", "http://u@h/", "http://a/\n", "http://a/é"]
 )
 def test_what_is_no_url_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected|percent-encoded"):
+    with pytest.raises(ValueError, match=r"expected|percent-encoded"):
         parse_url(text)
 
 
@@ -53,7 +55,5 @@ def test_reading_is_idempotent_and_keeps_the_target(scheme: str, host: str, rest
 @settings(deadline=None)
 def test_any_text_is_a_url_or_a_value_error(text: str) -> None:
     for read in (parse_url, parse_prefix, parse_target):
-        try:
-            read(text)
-        except ValueError as error:
-            assert str(error)
+        with contextlib.suppress(ValueError):
+            assert read(text)
