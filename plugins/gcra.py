@@ -86,7 +86,7 @@ class Meter:
         max_keys: how many keys are held at most.
     """
 
-    __slots__ = ("_due", "_first", "_slots", "_width", "forgotten", "limit", "max_keys")
+    __slots__ = ("_due", "_first", "_horizon", "_interval", "_slots", "_width", "forgotten", "limit", "max_keys")
 
     def __init__(self, limit: Limit, max_keys: int) -> None:
         assert max_keys > 0
@@ -94,6 +94,8 @@ class Meter:
         self.max_keys = max_keys
         self.forgotten = 0
         """Keys pushed out while they owed something."""
+        self._interval = limit.interval_ns
+        self._horizon = limit.horizon_ns
         self._due: dict[Key, int] = {}
         self._width = max(1, limit.horizon_ns // _SLOTS)
         self._slots: dict[int, list[Key]] = {}
@@ -107,26 +109,38 @@ class Meter:
 
     def read(self, key: Key, now_ns: int) -> Reading:
         """What `key` would be told if it asked now. Changes nothing."""
-        limit = self.limit
-        horizon, interval = limit.interval_ns * limit.burst, limit.interval_ns
-        owed = max(self._due.get(key, 0) - now_ns, 0)
-        room = horizon - owed - interval
-        if room < 0:
-            return Reading(False, 0, -room, owed)
-        return Reading(True, room // interval, 0, owed + interval)
+        return self._reading(self._due.get(key, 0), now_ns)
+
+    def take(self, key: Key, now_ns: int) -> Reading:
+        """Ask for one request; it is put on `key`'s account if it is granted."""
+        due = self._due.get(key, 0)
+        reading = self._reading(due, now_ns)
+        if reading.granted:
+            self._charge(key, due, now_ns)
+        return reading
 
     def charge(self, key: Key, now_ns: int) -> None:
-        """Put one request on `key`'s account, granted or not by `read`: that is the caller's decision."""
-        due = self._due.get(key)
-        if due is None:
+        """Put one request on `key`'s account, which `read` has said would be granted."""
+        self._charge(key, self._due.get(key, 0), now_ns)
+
+    def _reading(self, due: int, now_ns: int) -> Reading:
+        owed = due - now_ns if due > now_ns else 0
+        room = self._horizon - owed - self._interval
+        if room < 0:
+            return Reading(False, 0, -room, owed)
+        return Reading(True, room // self._interval, 0, owed + self._interval)
+
+    def _charge(self, key: Key, due: int, now_ns: int) -> None:
+        """`due` is the key's due time, 0 if it has none."""
+        if due:
+            self._due[key] = max(now_ns, due) + self._interval
+        else:
             if len(self._due) >= self.max_keys:
                 self._make_room(now_ns)
-            due = now_ns + self.limit.interval_ns
+            self._due[key] = due = now_ns + self._interval
             self._file(key, due)
-        else:
-            due = max(due, now_ns) + self.limit.interval_ns
-        self._due[key] = due
-        self._sweep(now_ns)
+        if self._first < now_ns // self._width:
+            self._sweep(now_ns)
 
     def _sweep(self, now_ns: int) -> None:
         """Drop a few keys that owe nothing, oldest slots first."""

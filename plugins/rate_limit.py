@@ -83,7 +83,7 @@ class RateLimitSettings(PluginSettings):
         announce: tell clients what they have left in `RateLimit` and `RateLimit-Policy`
             (draft-ietf-httpapi-ratelimit-headers); a refused one is told in any case.
         dry_run: count and log what would be refused, and refuse nothing.
-        max_keys: how many clients a rule holds accounts of at once; some 200 bytes each. Beyond it, who owes least
+        max_keys: how many clients a rule holds accounts of at once; some 150 bytes each. Beyond it, who owes least
             is forgotten.
     """
 
@@ -126,6 +126,7 @@ class RateLimit(Plugin[RateLimitSettings]):
     def __init__(self, settings: RateLimitSettings, services: Services) -> None:
         super().__init__(settings, services)
         self._clock = services.clock
+        self._announced = settings.announce and not settings.dry_run
         self._secret = secrets.token_bytes(16)
         self._accounts = tuple(_Account(rule, settings.max_keys) for rule in settings.rules)
         decisions = services.metrics.counter(
@@ -151,17 +152,28 @@ class RateLimit(Plugin[RateLimitSettings]):
         if client is None:
             return None
         now_ns = int(self._clock.monotonic() * NANOSECONDS)
-        keys = [self._key(account, exchange, client) for account in self._accounts]
-        readings = [account.meter.read(key, now_ns) for account, key in zip(self._accounts, keys, strict=True)]
+        if len(self._accounts) == 1:
+            account = self._accounts[0]
+            readings = [account.meter.take(self._key(account, exchange, client), now_ns)]
+        else:
+            readings = self._take(exchange, client, now_ns)
         refusals = [place for place, reading in enumerate(readings) if not reading.granted]
         if refusals:
             return self._refuse(exchange, readings, refusals)
-        for account, key in zip(self._accounts, keys, strict=True):
-            account.meter.charge(key, now_ns)
+        for account in self._accounts:
             account.admitted.value += 1
-        if self.settings.announce and not self.settings.dry_run:
+        if self._announced:
             self._announce(exchange, readings, range(len(readings)))
         return None
+
+    def _take(self, exchange: Exchange, client: str, now_ns: int) -> list[Reading]:
+        """Ask every rule, and charge every account if all agree."""
+        keys = [self._key(account, exchange, client) for account in self._accounts]
+        readings = [account.meter.read(key, now_ns) for account, key in zip(self._accounts, keys, strict=True)]
+        if all(reading.granted for reading in readings):
+            for account, key in zip(self._accounts, keys, strict=True):
+                account.meter.charge(key, now_ns)
+        return readings
 
     @override
     def stats(self) -> Stats:
