@@ -173,7 +173,7 @@ class Sidecar:
         async with AsyncExitStack() as stack:
             self._logs = Logs(self._config.values.log, self.clock.wall)
             stack.callback(self._logs.close)
-            self.metrics.gauge("sidecache_log_dropped_lines", "Log lines never written", lambda: self._logs.dropped)
+            self.metrics.total("sidecache_log_dropped_lines", "Log lines never written", lambda: self._logs.dropped)
             await self._start(stack)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._on_stop, number)
