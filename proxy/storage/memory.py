@@ -215,7 +215,7 @@ class MemoryStore:
         """The keys of entries tagged `tag`."""
         return self._keys(self._tags.get(tag, ()))
 
-    def keys(self) -> list[CacheKey]:
+    def all_keys(self) -> list[CacheKey]:
         """Every key, oldest first."""
         return [node.key for node in self._nodes.values()]
 

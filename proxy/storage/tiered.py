@@ -200,7 +200,7 @@ class TieredStore:
             case PurgeScope.TAG:
                 return self.l1.keys_of_tag(purge.value)
             case PurgeScope.ALL:
-                return self.l1.keys() if purge.soft else []
+                return self.l1.all_keys() if purge.soft else []
 
     # Background.
 
