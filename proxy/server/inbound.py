@@ -215,7 +215,7 @@ def wanted_protocol(raw: web.BaseRequest, allowed: tuple[str, ...]) -> str | Non
         return None
     for protocol in split_list(offer):
         name = protocol.lower()
-        if name in allowed or ("*" in allowed and name.partition("/")[0] not in _EVASIVE_PROTOCOLS):
+        if name.partition("/")[0] not in _EVASIVE_PROTOCOLS and (name in allowed or "*" in allowed):
             return protocol
     return None
 

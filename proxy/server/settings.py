@@ -5,6 +5,7 @@ import re
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,6 +31,10 @@ def _list(value: Any) -> Any:
     return [part for part in re.split(r"[,\s]+", value) if part] if isinstance(value, str) else value
 
 
+def _lower(value: str) -> str:
+    return value.lower()
+
+
 def _network(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no string; expected an address or a network such as '10.0.0.0/8'")
@@ -53,7 +58,7 @@ Networks: TypeAlias = Annotated[
     PlainSerializer(lambda networks: [str(network) for network in networks], return_type=list[str]),
     WithJsonSchema(_STRINGS),
 ]
-Names: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list)]
+Names: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_lower)], ...], NoDecode, BeforeValidator(_list)]
 
 
 class ServerSettings(BaseModel):
@@ -76,7 +81,7 @@ class ServerSettings(BaseModel):
         trusted_proxies: networks whose forwarding fields and `X-Request-ID` are believed.
         trusted_fields: which forwarding fields those proxies write: `X-Forwarded-*`, or `Forwarded` (RFC 7239). The
             other kind may come from anybody, and is dropped.
-        upgrades: protocols that may be tunnelled, in lower case; `*` for any but `h2c`, which would carry requests past
+        upgrades: protocols that may be tunnelled, in any case; `*` for any but `h2c`, which would carry requests past
             every plugin and is never tunnelled.
         name: pseudonym of this proxy in `Via` (RFC 9110 §7.6.3).
     """

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from typing_extensions import override
 
 from proxy.errors import UpstreamIncompleteError
 from proxy.http.message import Response, make_headers, to_wire
@@ -106,3 +107,100 @@ async def test_date_is_added_only_when_missing(application: ScriptedApplication)
     async with serving(application, clock) as listener, await RawClient.connect(listener.addresses[0]) as client:
         assert (await client.ask(request())).field("Date") == "Sun, 06 Nov 1994 08:49:37 GMT"
         assert (await client.ask(request())).field("Date") == "Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("method", "sent", "target", "host"),
+    [
+        ("GET", "http://Other.example:80/p%2Fq?x", "/p%2Fq?x", "other.example"),
+        ("GET", "HTTPS://other.example:8443/p", "/p", "other.example:8443"),
+        ("GET", "http://other.example", "/", "other.example"),
+        ("GET", "http://other.example?x=1", "/?x=1", "other.example"),
+        ("OPTIONS", "http://other.example", "*", "other.example"),
+        ("OPTIONS", "*", "*", "example.com"),
+        ("OPTIONS", "/", "/", "example.com"),
+    ],
+)
+async def test_absolute_form_names_the_host(
+    application: ScriptedApplication, method: str, sent: str, target: str, host: str
+) -> None:
+    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+        assert (await client.ask(request(sent, method=method))).status == 200
+    seen = application.requests[0]
+    assert (seen.target, seen.host, seen.headers["Host"]) == (target, host, host)
+
+
+async def test_http_1_0_without_host_is_for_the_address_it_came_to(application: ScriptedApplication) -> None:
+    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+        assert (await client.ask(request(host=None, version="1.0"))).status == 200
+        assert application.requests[0].host == str(listener.addresses[0])
+        assert application.requests[0].version == (1, 0)
+
+
+async def test_fields_that_end_here_do_not_go_on_and_those_of_this_hop_do(application: ScriptedApplication) -> None:
+    async with (
+        serving(application, name="edge") as listener,
+        await RawClient.connect(listener.addresses[0]) as client,
+    ):
+        await client.ask(
+            request(
+                "/",
+                "Connection: keep-alive, X-Private",
+                "X-Private: 1",
+                "Keep-Alive: 5",
+                "TE: trailers",
+                "Proxy-Authorization: Basic x",
+                "Via: 1.0 before",
+                "X-Request-ID: chosen-by-client",
+                "X-Forwarded-For: 6.6.6.6",
+                "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            )
+        )
+        await client.ask(request())
+    first, second = application.requests
+    assert dict(first.headers) == {
+        "Host": "example.com",
+        "Via": "1.0 before, 1.1 edge",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "X-Request-ID": application.ids[0],
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Forwarded-Proto": "http",
+        "X-Forwarded-Host": "example.com",
+        "Forwarded": 'for=127.0.0.1;host="example.com";proto=http',
+    }
+    assert application.ids[0] != "chosen-by-client"
+    assert second.headers["Via"] == "1.1 edge"
+    assert len(set(application.ids)) == 2
+
+
+async def test_trusted_peer_may_name_client_host_scheme_and_request(application: ScriptedApplication) -> None:
+    async with (
+        serving(application, trusted_proxies=["127.0.0.0/8"]) as listener,
+        await RawClient.connect(listener.addresses[0]) as client,
+    ):
+        forwarded = [
+            "X-Forwarded-For: 192.0.2.1",
+            "X-Forwarded-Proto: https",
+            "X-Forwarded-Host: WWW.example.com:443",
+        ]
+        await client.ask(request("/", *forwarded, "X-Request-ID: abc-123"))
+        await client.ask(request("/", "X-Forwarded-Host: a b", "X-Request-ID: not sane"))
+    first, second = application.requests
+    assert (first.client, first.scheme, first.host) == ("192.0.2.1", "https", "www.example.com")
+    assert application.ids[0] == first.headers["X-Request-ID"] == "abc-123"
+    assert (second.client, second.scheme, second.host) == ("127.0.0.1", "http", "example.com")
+    assert application.ids[1] != "not sane"
+
+
+async def test_body_that_does_not_close_in_order_is_logged_and_the_exchange_completed(
+    application: ScriptedApplication,
+) -> None:
+    class Stubborn(ScriptedStream):
+        @override
+        async def aclose(self) -> None:
+            raise OSError("cannot close")
+
+    application.respond(Response(200, make_headers(), Stubborn(b"abc")))
+    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+        assert (await client.ask(request())).body == b"abc"
+        assert not (await application.outcome()).aborted

@@ -134,7 +134,10 @@ async def test_refused_switch_is_an_ordinary_response_and_the_connection_goes_on
 async def test_protocol_that_would_evade_the_proxy_is_not_tunnelled(
     application: ScriptedApplication, protocol: str
 ) -> None:
-    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+    async with (
+        serving(application, upgrades=["*", "h2c"]) as listener,
+        await RawClient.connect(listener.addresses[0]) as client,
+    ):
         await client.send(switch(protocol))
         assert (await client.response()).body == b"hello"
         assert (await client.ask(request("/next"))).body == b"hello"
@@ -142,7 +145,7 @@ async def test_protocol_that_would_evade_the_proxy_is_not_tunnelled(
 
 
 async def test_protocols_may_be_listed(application: ScriptedApplication, upstream: Upstream) -> None:
-    async with serving(application, upgrades=["websocket"]) as listener:
+    async with serving(application, upgrades=["WebSocket"]) as listener:
         async with await RawClient.connect(listener.addresses[0]) as client:
             await client.send(switch("echo"))
             assert (await client.response()).body == b"hello"
@@ -286,3 +289,39 @@ async def test_tunnel_does_not_read_ahead_of_the_upstream(application: ScriptedA
         assert not done, "the tunnel took 20 MB that the upstream had not taken"
         assert len(await upstream.channel.received(size)) == size
         await sending
+
+
+async def test_client_that_leaves_before_the_switch_is_499(
+    application: ScriptedApplication, upstream: Upstream
+) -> None:
+    go = asyncio.Event()
+
+    async def opener(seen: Request, protocol: str) -> Response | Tunnel:
+        try:
+            await go.wait()
+        except asyncio.CancelledError:
+            return await upstream.open(seen, protocol)  # it had switched by then
+        raise AssertionError
+
+    application.opener = opener
+    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+        await client.send(switch())
+        await application.asked()
+        client.reset()
+        outcome = await application.outcome()
+    assert (outcome.status, outcome.aborted, outcome.first_byte) == (499, True, None)
+    assert upstream.channel.closed.is_set()
+
+
+async def test_switch_whose_head_cannot_be_written_is_broken_off(
+    application: ScriptedApplication, upstream: Upstream
+) -> None:
+    async def opener(seen: Request, protocol: str) -> Response | Tunnel:
+        return Tunnel(Response(101, make_headers([("X", "a\r\nb")])), protocol, upstream.channel)
+
+    application.opener = opener
+    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+        await client.send(switch())
+        assert await client.closed()
+    assert upstream.channel.closed.is_set()
+    assert (await application.outcome()).aborted

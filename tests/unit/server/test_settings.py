@@ -43,7 +43,7 @@ def test_mistakes_are_named(key: str, value: object, words: str) -> None:
 
 def test_lists_may_be_strings_with_commas() -> None:
     settings = ServerSettings.model_validate(
-        {"trusted_proxies": "10.0.0.0/8, ::1 192.0.2.7", "upgrades": "websocket,echo"}
+        {"trusted_proxies": "10.0.0.0/8, ::1 192.0.2.7", "upgrades": "WebSocket,echo"}
     )
     assert settings.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("::1"), ip_network("192.0.2.7"))
     assert settings.upgrades == ("websocket", "echo")
