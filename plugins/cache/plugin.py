@@ -69,6 +69,10 @@ class Cache(Plugin[CacheSettings]):
         self._forms = FormMaker(self._store, self.services.tasks)
         self._log.subscribe(self._on_purge)
 
+    @override
+    async def close(self) -> None:
+        self._log.unsubscribe(self._on_purge)
+
     def _on_purge(self, purge: Purge | None) -> None:
         if purge is None or purge.scope is PurgeScope.TAG:
             self._last_tag_purge = self._log.last_seen if purge is None else purge.id

@@ -92,6 +92,10 @@ class InvalidationLog(Protocol):
         """Have `apply` called for each record as it is seen; None: some were missed, drop everything local."""
         ...
 
+    def unsubscribe(self, apply: Subscriber) -> None:
+        """Have `apply` called no more. Does nothing if it was not subscribed."""
+        ...
+
     def newest_match(self, primary: str, record: Record) -> Purge | None:
         """The purge that voids `record`, stored under the primary key `primary` or a variant of it.
 

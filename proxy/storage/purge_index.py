@@ -51,6 +51,11 @@ class PurgeIndex:
         """Have `apply` called for each purge, and with None when some were missed."""
         self._subscribers.append(apply)
 
+    def unsubscribe(self, apply: Subscriber) -> None:
+        """Have `apply` called no more. Does nothing if it was not subscribed."""
+        if apply in self._subscribers:
+            self._subscribers.remove(apply)
+
     def apply(self, purge: Purge) -> None:
         """Take note of `purge`, and tell the subscribers; nothing happens if it, or a newer one of its name, is known.
 

@@ -70,6 +70,10 @@ class SharedLog(ABC):
         """See `InvalidationLog.subscribe`."""
         self._index.subscribe(apply)
 
+    def unsubscribe(self, apply: Subscriber) -> None:
+        """See `InvalidationLog.unsubscribe`."""
+        self._index.unsubscribe(apply)
+
     def newest_match(self, primary: str, record: Record) -> Purge | None:
         """See `InvalidationLog.newest_match`."""
         return self._index.newest_match(primary, record)

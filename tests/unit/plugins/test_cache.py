@@ -549,6 +549,17 @@ class TestStandingAside:
             assert 'key="GET http://example.test/a"' in ((await h.get("/a")).header("Cache-Status") or "")
 
 
+class TestLife:
+    async def test_a_closed_plugin_hears_of_no_more_purges(self) -> None:
+        async with cached(Origin(FRESH)) as h:
+            (plugin,) = h.pipeline.plugins
+            assert isinstance(plugin, Cache)
+            await plugin.close()
+            await h.services.invalidations.append(PurgeScope.TAG, "items")
+            assert plugin._last_tag_purge == 0
+            await plugin.close()
+
+
 class TestForms:
     async def test_a_form_is_computed_once_for_all_and_kept(self) -> None:
         computed = 0
