@@ -4,7 +4,6 @@ import pytest
 from typing_extensions import override
 
 from proxy.http.body import BodyStream, WrappedStream, close_body, read_body
-from proxy.http.channel import Tunnel
 
 
 class Chunks(BodyStream):
@@ -56,7 +55,3 @@ async def test_closing_bytes_does_nothing_and_closing_a_stream_closes_it() -> No
     await close_body(b"abc")
     await close_body(stream)
     assert stream.closed == 1
-
-
-def test_tunnel_is_a_value() -> None:
-    assert {"response", "protocol", "channel"} == set(Tunnel.__slots__)
