@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
 
+import structlog
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -28,6 +29,8 @@ from proxy.storage.tiered import TieredStore
 
 MAX_TAGS: Final = 1000
 SCOPES: Final = ("key", "url", "prefix", "tag", "tags", "all")
+
+_log = structlog.get_logger("admin")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -269,6 +272,7 @@ class CacheControls:
         for scope, value in call.body.purges():
             appended, dropped, softened = await self._tally.append(scope, value, soft=call.body.soft)
             purge = appended.purge
+            _log.info("purged", scope=scope.value, value=value, soft=purge.soft, id=purge.id, shared=appended.shared)
             done.append(
                 PurgeDone(
                     id=str(purge.id),  # beyond the 53 bits that a number in JSON keeps in many languages

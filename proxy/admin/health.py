@@ -11,7 +11,18 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, Field
 
-from proxy.admin.operations import Answer, AnyOperation, Anything, Call, Empty, Operation, Problem, RefusedError, Reply
+from proxy.admin.operations import (
+    Answer,
+    AnyOperation,
+    Anything,
+    Call,
+    Empty,
+    Operation,
+    Printable,
+    Problem,
+    RefusedError,
+    Reply,
+)
 from proxy.admin.target import AdminTarget, DependencyHealth
 
 VERSION: Final = version("sidecache")
@@ -43,7 +54,7 @@ class Dependency(BaseModel):
     state: str = Field(description="`down` when it is out of order.")
     since: datetime = Field(description="When the state began.")
     latency_seconds: float | None = Field(description="How long the last call that succeeded took.")
-    last_error: str | None = Field(description="The last failure, whether or not it is over.")
+    last_error: Printable | None = Field(description="The last failure, whether or not it is over.")
     last_error_at: datetime | None
 
 

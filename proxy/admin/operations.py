@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 import orjson
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from proxy.admin.settings import AdminSettings
@@ -19,6 +19,15 @@ from proxy.http.problem import MEDIA_TYPE as PROBLEM
 from proxy.http.problem import problem
 
 JSON: Final = "application/json"
+
+
+def _printable(text: object) -> object:
+    # Text from the wire may hold lone surrogates, which JSON has no room for.
+    return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
+
+
+Printable: TypeAlias = Annotated[str, BeforeValidator(_printable)]
+"""Text that may quote what came from the wire."""
 
 
 class Mistake(BaseModel):
@@ -185,7 +194,7 @@ class Operation(Generic[B, Q]):
         if settings.token is None and not settings.listen.path:
             yield 421, "The Host field names no loopback address: the call may come from a web page."
         if self.takes_body:
-            yield 400, "The body is no JSON."
+            yield 400, "The body is no JSON, or incomplete."
             yield 408, "The body did not arrive in time."
             yield 413, "The body is too long."
             yield 415, "The Content-Type is not application/json."
@@ -230,6 +239,10 @@ class Endpoint:
                 raw = await request.read()
         except TimeoutError:
             raise RefusedError(408, "the body did not arrive in time") from None
+        except web.HTTPException:
+            raise
+        except Exception as error:  # aiohttp sets whatever it got: its own errors, OSError, RuntimeError
+            raise RefusedError(400, "the body is malformed or incomplete") from error
         model: type[BaseModel] = self.operation.body
         if not raw and model is Empty:
             return Empty()
@@ -283,7 +296,7 @@ def write(reply: Reply, answer: Answer) -> web.Response:
             status=reply.status, body=content.data, headers={"Content-Type": content.content_type, **reply.headers}
         )
     assert type(content) is answer.content, type(content)
-    document = content.model_dump(mode="json", by_alias=True)
+    document = content.model_dump(mode="json", by_alias=True, fallback=str)  # a plugin may count in any type
     data = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
     return web.Response(status=reply.status, body=data, headers={"Content-Type": JSON, **reply.headers})
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final, Literal
 
+import structlog
 from pydantic import BaseModel, Field, JsonValue
 
 from proxy.admin.operations import Answer, AnyOperation, Call, Empty, Operation, Reply
@@ -12,6 +13,9 @@ from proxy.pipeline.plugin import HOOKS
 
 CACHE: Final = "cache"
 """The name of the plugin whose place divides the pipeline."""
+
+
+_log = structlog.get_logger("admin")
 
 
 class PluginView(BaseModel):
@@ -99,7 +103,7 @@ class PipelineReport:
             PluginStats(
                 name=plugin.name,
                 routes=[name for name, chain in pipeline.chains.items() if plugin in _members(chain)],
-                stats=dict(plugin.stats()),
+                stats=_stats(plugin),
             )
             for plugin in pipeline.plugins
         ]
@@ -124,6 +128,14 @@ def _plugins(chain: Chain) -> list[PluginView]:
         )
         for place, plugin in enumerate(members)
     ]
+
+
+def _stats(plugin: AnyPlugin) -> dict[str, Any]:
+    try:
+        return dict(plugin.stats())
+    except Exception as error:  # noqa: BLE001 — one plugin that fails must not blind the operator to the others
+        _log.error("plugin stats cannot be read", plugin=plugin.name, exc_info=error)
+        return {"error": "cannot be read; the log says why"}
 
 
 def _place(place: int, cache: int | None) -> Literal["left", "cache", "right"] | None:

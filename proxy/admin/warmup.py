@@ -33,6 +33,7 @@ from proxy.admin.operations import (
     Empty,
     Input,
     Operation,
+    Printable,
     Problem,
     RefusedError,
     Reply,
@@ -131,7 +132,7 @@ class WarmupResult(BaseModel):
     stored: bool = Field(description="The cache has the answer now.")
     bytes: NonNegativeInt = Field(description="Of the body.")
     milliseconds: NonNegativeFloat
-    error: str | None
+    error: Printable | None
 
 
 class WarmupJob(BaseModel):
@@ -250,6 +251,7 @@ class Warmups:
         for number in range(concurrency):
             job.workers += 1
             _ = self._tasks.start(f"warm-up {job.id}/{number}", self._work(job))
+        _log.info("warm-up started", id=job.id, requests=total, concurrency=concurrency)
         return job
 
     def _forget(self) -> None:
@@ -268,6 +270,7 @@ class Warmups:
                 job.state = "done" if len(job.results) == job.total else "cancelled"
                 job.finished = self._target.clock.wall()
                 job.over.set()
+                _log.info("warm-up over", id=job.id, state=job.state, done=len(job.results))
 
     async def _fetch(self, job: Job, location: Location, variant: int) -> WarmupResult:
         """Fetch one, within its time. Whatever goes wrong is its result."""

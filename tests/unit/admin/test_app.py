@@ -73,6 +73,21 @@ async def test_a_body_that_does_not_arrive_times_out() -> None:
         assert answer.status == 408 and answer.is_problem
 
 
+@pytest.mark.parametrize("rest", [b"zz\r\nnonsense\r\n", b"2\r\n{}nonsense\r\n"])
+async def test_a_malformed_body_is_a_bad_request(rest: bytes) -> None:
+    async with bench() as admin:
+        address = admin.port.addresses[0]
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        head = f"POST {INVALIDATE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        writer.write(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+        await writer.drain()
+        writer.write(rest)
+        answer = await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        await writer.wait_closed()
+        assert answer.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400")), answer
+
+
 async def test_a_failure_of_ours_shows_no_insides(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: TieredStore) -> object:
         raise RuntimeError("secret insides")

@@ -50,6 +50,13 @@ async def test_a_dependency_that_is_down_is_told_and_degrades() -> None:
         assert (await admin.get("/health/detailed")).document["status"] == "degraded"
 
 
+async def test_an_error_that_quotes_bytes_from_the_wire_is_told() -> None:
+    async with bench() as admin:
+        admin.target.upstream_health = TierHealth(TierState.DOWN, 0.0, "bad header caf\udce9", 0.0)
+        document = (await admin.get("/health/dependencies")).document
+        assert document["upstream"]["last_error"] == "bad header caf\\udce9"
+
+
 async def test_detailed_health_tells_of_the_process_and_its_memory() -> None:
     async with bench() as admin:
         await admin.driven.get("/items/1")

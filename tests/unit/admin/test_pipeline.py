@@ -15,6 +15,12 @@ from proxy.pipeline.plugin import Plugin, PluginSettings, Services
 from tests.support.admin import bench
 
 
+class Oddity:
+    @override
+    def __str__(self) -> str:
+        return "odd"
+
+
 class SignerSettings(PluginSettings):
     secret: SecretStr = SecretStr("do-not-show")
 
@@ -29,7 +35,7 @@ class Signer(Plugin[SignerSettings]):
 
     @override
     def stats(self) -> Stats:
-        return {"signed": 3}
+        return {"signed": 3, "oddity": Oddity()}
 
 
 def three(services: Services) -> Sequence[Plugin[Any]]:
@@ -74,4 +80,16 @@ async def test_what_every_plugin_counts_is_shown_with_the_routes_it_serves() -> 
         latency, cache, signer = (await admin.get("/admin/pipeline/stats")).document["plugins"]
         assert latency["stats"]["routes"]["items"]["miss"]["count"] == 1
         assert cache["stats"]["routes"]["items"]["miss"] == 1
-        assert signer == {"name": "signer", "routes": ["items", "default"], "stats": {"signed": 3}}
+        assert signer == {"name": "signer", "routes": ["items", "default"], "stats": {"signed": 3, "oddity": "odd"}}
+
+
+async def test_a_plugin_whose_counts_cannot_be_read_hides_only_its_own() -> None:
+    class Broken(Signer):
+        @override
+        def stats(self) -> Stats:
+            raise ZeroDivisionError
+
+    async with bench(plugins=lambda services: [*three(services), Broken(SignerSettings(), services)]) as admin:
+        *_, signer, broken = (await admin.get("/admin/pipeline/stats")).document["plugins"]
+        assert signer["stats"]["signed"] == 3
+        assert list(broken["stats"]) == ["error"]
