@@ -19,28 +19,27 @@ from fnmatch import translate
 from functools import lru_cache, partial
 from typing import ClassVar, Final
 
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDictProxy
 from typing_extensions import override
 
 from plugins.compression.codecs import CODINGS, Coding, compress, decoder
+from plugins.compression.fields import reformed, tag_as_sent, unmark_conditions, varying
 from plugins.compression.settings import CompressionSettings
 from plugins.compression.streams import DecodedStream, EncodedStream, SingleChunk, Tally
-from plugins.compression.tags import mark_tag, tag_as_sent, unmark_conditions
 from plugins.compression.threads import CodingThreads
 from proxy.http.body import Body
 from proxy.http.cache_control import request_directives, response_directives
 from proxy.http.coding import preferences, weights
 from proxy.http.etag import EntityTag
-from proxy.http.headers import combined, split_list
-from proxy.http.message import Headers, Response
+from proxy.http.headers import combined
+from proxy.http.message import NO_HEADERS, Response, make_headers
 from proxy.pipeline.exchange import DerivedForms, Exchange, ExchangeKey, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 
 IDENTITY: Final = "identity"
 _BODYLESS: Final = frozenset({101, 204, 205, 206, 304})
+_REMEMBERED_LENGTH: Final = 128
 _CONDITION_FAILED: Final = frozenset({412, 416})  # answers to a stored response's conditions, not that response
-# About the bytes of the form they came with, or (Accept-Ranges) of no use with another.
-_OF_THE_FORM: Final = ("Accept-Ranges", "Content-Digest", "Content-MD5", "Digest", "Repr-Digest")
 _LARGER: Final = b""
 """Kept as the form of a body that does not get smaller; no coding makes nothing of something."""
 
@@ -97,9 +96,8 @@ class Compression(Plugin[CompressionSettings]):
         headers = request.headers
         if "Upgrade" in headers or request.method == "CONNECT":
             return
-        accepted = preferences(headers)
+        accepted, coding = self._choose(combined(headers, "Accept-Encoding"))
         changed, tags = unmark_conditions(headers, accepted)
-        coding = self._choose(headers, accepted)
         as_is = "Range" in headers or request_directives(headers).no_transform
         exchange.put(self._wish, _Wish(accepted, coding, as_is, request.method == "HEAD", tags))
         if self.settings.upstream_encoding == IDENTITY:
@@ -123,7 +121,7 @@ class Compression(Plugin[CompressionSettings]):
             return response
         if wish.coding is None or wish.as_is or response.status in _BODYLESS:
             self._responses[IDENTITY].value += 1
-            return response.with_headers(_varying(response.headers))
+            return response.with_headers(varying(response.headers))
         return await self._encode(exchange, response, wish.coding, head=wish.head)
 
     @override
@@ -136,15 +134,14 @@ class Compression(Plugin[CompressionSettings]):
             },
         }
 
-    def _choose(self, headers: Headers, accepted: Sequence[str]) -> Coding | None:
-        """The offered coding that the client likes best; where it likes several as much, the first offered."""
-        named = weights(combined(headers, "Accept-Encoding") or "")
-        liked = accepted[: accepted.index(IDENTITY)] if IDENTITY in accepted else accepted
-        return max(
-            (coding for coding in self.settings.codings if coding in liked),
-            key=lambda coding: named.get(coding, named.get("*", 0.0)),
-            default=None,
-        )
+    def _choose(self, accept: str | None) -> tuple[Sequence[str], Coding | None]:
+        """What an Accept-Encoding value accepts, and the offered coding that it likes best.
+
+        Where it likes several as much, that is the first offered.
+        """
+        if accept is None or len(accept) > _REMEMBERED_LENGTH:
+            return _choose(accept, self.settings.codings)
+        return _remembered_choice(accept, self.settings.codings)
 
     def _worthwhile(self, response: Response, wish: _Wish) -> bool:
         """Whether the response is of a type and size that would be compressed for a client that accepts it."""
@@ -184,7 +181,7 @@ class Compression(Plugin[CompressionSettings]):
                 tally=self._tallies[coding],
                 flush_after_seconds=0 if flushed else self.settings.flush_after_seconds,
             )
-        headers = _reformed(_varying(response.headers), coding)
+        headers = reformed(varying(response.headers), coding)
         headers["Content-Encoding"] = coding
         if length is not None:
             headers["Content-Length"] = str(length)
@@ -194,7 +191,7 @@ class Compression(Plugin[CompressionSettings]):
     def _plain(self, response: Response) -> Response:
         """Not smaller when compressed, so sent as it is."""
         self._responses[IDENTITY].value += 1
-        return response.with_headers(_varying(response.headers))
+        return response.with_headers(varying(response.headers))
 
     async def _form(self, forms: DerivedForms, coding: Coding) -> bytes:
         async def compute(body: bytes) -> bytes:
@@ -215,10 +212,10 @@ class Compression(Plugin[CompressionSettings]):
         """What the upstream coded, without its coding for a client that does not accept it."""
         if coding not in CODINGS or response.status in _BODYLESS:
             return response
-        headers = _varying(response.headers)
+        headers = varying(response.headers)
         if coding in wish.accepted or IDENTITY not in wish.accepted or wish.as_is:
             return response.with_headers(headers)
-        headers = _reformed(headers, IDENTITY)
+        headers = reformed(headers, IDENTITY)
         del headers["Content-Encoding"]
         body = response.body
         if wish.head or not body:
@@ -230,28 +227,25 @@ class Compression(Plugin[CompressionSettings]):
         """A 304 in the client's tags. What it confirms may well vary, unless it says that it is of another type."""
         headers = response.headers.copy()
         if (content_type := headers.get("Content-Type")) is None or self._compressible(content_type):
-            headers = _varying(response.headers)
+            headers = varying(response.headers)
         if (tag := headers.get("ETag")) is not None:
             headers["ETag"] = tag_as_sent(tag, wish.tags)
         return response.with_headers(headers)
 
 
-def _varying(headers: Headers) -> CIMultiDict[str]:
-    """`headers` with Accept-Encoding in Vary."""
-    changed = headers.copy()
-    named = [name.lower() for line in headers.getall("Vary", ()) for name in split_list(line)]
-    if "accept-encoding" not in named and "*" not in named:
-        changed.add("Vary", "Accept-Encoding")
-    return changed
+def _choose(accept: str | None, offered: tuple[Coding, ...]) -> tuple[Sequence[str], Coding | None]:
+    accepted = preferences(NO_HEADERS if accept is None else make_headers([("Accept-Encoding", accept)]))
+    named = weights(accept or "")
+    liked = accepted[: accepted.index(IDENTITY)] if IDENTITY in accepted else accepted
+    coding = max(
+        (coding for coding in offered if coding in liked),
+        key=lambda coding: named.get(coding, named.get("*", 0.0)),
+        default=None,
+    )
+    return accepted, coding
 
 
-def _reformed(headers: CIMultiDict[str], coding: str) -> CIMultiDict[str]:
-    """`headers`, changed, without what is true of one form only, and with the tag of the form in `coding`."""
-    for name in (*_OF_THE_FORM, "Content-Length"):
-        headers.popall(name, None)
-    if (tag := headers.get("ETag")) is not None:
-        headers["ETag"] = mark_tag(tag, coding)
-    return headers
+_remembered_choice: Final = lru_cache(maxsize=1024)(_choose)  # browsers send a dozen different values
 
 
 def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugins.compression.tags import mark_tag, tag_as_sent, unmark_conditions
+from plugins.compression.fields import mark_tag, tag_as_sent, unmark_conditions
 from proxy.http.etag import EntityTag, parse_etags
 from proxy.http.message import make_headers
 

@@ -1,4 +1,4 @@
-"""Entity tags of coded forms.
+"""The header fields of coded forms: entity tags, and what else is true of one form only.
 
 Two forms of a resource that differ in a byte need different strong tags (RFC 9110 §8.8.3.3). A form made here has the
 origin's tag with the coding's name appended, and whoever sends such a tag back is understood, so that the cache and the
@@ -13,10 +13,13 @@ from typing import Final
 from multidict import CIMultiDict
 
 from proxy.http.etag import EntityTag, parse_etag, parse_etags
+from proxy.http.headers import split_list
 from proxy.http.message import Headers
 
 _MARK: Final = "~"
 _CONDITIONS: Final = ("If-None-Match", "If-Match")
+# About the bytes of the form they came with, or (Accept-Ranges) of no use with another.
+_OF_THE_FORM: Final = ("Accept-Ranges", "Content-Digest", "Content-MD5", "Digest", "Repr-Digest")
 NO_TAGS: Final[Mapping[str, EntityTag]] = {}
 
 
@@ -69,3 +72,21 @@ def tag_as_sent(value: str, sent: Mapping[str, EntityTag]) -> str:
     """The tag that a client knows what has the tag `value` by, of a response that confirms what it has."""
     tag = parse_etag(value)
     return value if tag is None else str(sent.get(tag.opaque, value))
+
+
+def varying(headers: Headers) -> CIMultiDict[str]:
+    """`headers` with Accept-Encoding in Vary."""
+    changed = headers.copy()
+    named = [name.lower() for line in headers.getall("Vary", ()) for name in split_list(line)]
+    if "accept-encoding" not in named and "*" not in named:
+        changed.add("Vary", "Accept-Encoding")
+    return changed
+
+
+def reformed(headers: CIMultiDict[str], coding: str) -> CIMultiDict[str]:
+    """`headers`, changed, without what is true of one form only, and with the tag of the form in `coding`."""
+    for name in (*_OF_THE_FORM, "Content-Length"):
+        headers.popall(name, None)
+    if (tag := headers.get("ETag")) is not None:
+        headers["ETag"] = mark_tag(tag, coding)
+    return headers
