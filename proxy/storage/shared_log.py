@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from proxy.clock import Clock
 from proxy.storage.base import PurgeId, Record
@@ -125,7 +125,7 @@ class SharedLog(ABC):
     async def _send_pending(self) -> None:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((TierFailedError, TimeoutError)),
-            wait=wait_exponential_jitter(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, jitter=FIRST_RETRY_SECONDS),
+            wait=wait_exponential(multiplier=FIRST_RETRY_SECONDS, max=LAST_RETRY_SECONDS),
         )
         try:
             while self._pending:

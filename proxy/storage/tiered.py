@@ -14,7 +14,7 @@ import structlog
 
 from proxy.clock import Clock
 from proxy.metrics.registry import Registry
-from proxy.policy.model import Stored
+from proxy.policy.invalidation import soften
 from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
 from proxy.storage.breaker import TierHealth
 from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
@@ -249,12 +249,6 @@ class TieredStore:
                 **self._behind.stats(),
             }
         return tiers
-
-
-def soften(stored: Stored, at: float) -> Stored:
-    from proxy.policy import invalidation  # noqa: PLC0415  # until it is there
-
-    return invalidation.soften(stored, at)
 
 
 def _softened(record: Record, purge: Purge) -> Record:

@@ -55,7 +55,7 @@ def wait_for_answer(port: int, *, process: "subprocess.Popen[bytes] | None" = No
             break
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0) as connection:
             connection.sendall(b"PING\r\n")
-            if connection.recv(64).startswith(b"+PONG"):
+            if connection.recv(64).startswith((b"+PONG", b"-NOAUTH")):
                 return
         time.sleep(0.01)
     text = log.read_text(errors="replace") if log is not None and log.exists() else ""
