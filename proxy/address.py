@@ -1,6 +1,9 @@
 """Where a listener listens: an IP socket or a Unix socket, written as one string."""
 
+import errno
+import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -52,6 +55,12 @@ class Address:
             raise ValueError(f"{host!r} is no host; {EXPECTED}")
         return cls(host=host, port=int(port))
 
+    @classmethod
+    def of(cls, sock: socket.socket) -> "Address":
+        """Where `sock` is bound, the port as the system chose it."""
+        name = sock.getsockname()
+        return cls(path=name) if isinstance(name, str) else cls(name[0], name[1])
+
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach it."""
@@ -62,6 +71,26 @@ class Address:
         if self.path:
             return UNIX_PREFIX + self.path
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Remove what a process left that did not end in order. asyncio would take a socket in use away from its owner.
+
+    What is no socket is left alone: binding to it then says what is wrong.
+
+    Raises:
+        OSError: somebody listens there.
+    """
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, f"{path} is in use")
 
 
 def _read(value: Any) -> Any:

@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from proxy.address import Address
+from proxy.address import Address, remove_stale_socket
 from proxy.admin.auth import Guard
 from proxy.admin.cache import CacheControls
 from proxy.admin.config import Configuration
@@ -120,8 +120,7 @@ class AdminPort:
         """Where callers can connect, ports as the system chose them; empty unless it accepts."""
         if self._accepting is None:
             return ()
-        names = [sock.getsockname() for sock in self._accepting.sockets]
-        return tuple(Address(path=name) if isinstance(name, str) else Address(name[0], name[1]) for name in names)
+        return tuple(Address.of(sock) for sock in self._accepting.sockets)
 
     async def start(self) -> None:
         """Open the address.
@@ -165,9 +164,7 @@ class AdminPort:
 
 def _bind_unix(path: Path) -> socket.socket:
     """A socket bound to `path` that this user alone may connect to. One that a dead process left is replaced."""
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.lstat().st_mode) and _is_dead(path):
-            path.unlink()
+    remove_stale_socket(path)
     bound = socket.socket(socket.AF_UNIX)
     try:
         bound.setblocking(False)
@@ -177,15 +174,3 @@ def _bind_unix(path: Path) -> socket.socket:
         bound.close()
         raise
     return bound
-
-
-def _is_dead(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-        return False

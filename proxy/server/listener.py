@@ -2,16 +2,14 @@
 
 import asyncio
 import contextlib
-import errno
 import os
-import socket
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from proxy.address import Address
+from proxy.address import Address, remove_stale_socket
 from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 from proxy.server.application import Application
@@ -45,7 +43,7 @@ class Listener:
         """Where clients can connect, ports as the system chose them; empty unless it accepts."""
         if self._accepting is None:
             return ()
-        return tuple(_address(sock) for sock in self._accepting.sockets)
+        return tuple(Address.of(sock) for sock in self._accepting.sockets)
 
     @property
     def draining(self) -> bool:
@@ -61,7 +59,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         listen = self._settings.listen
         if listen.path:
-            _remove_stale_socket(Path(listen.path))
+            remove_stale_socket(Path(listen.path))
             self._accepting = await loop.create_unix_server(
                 self._protocols, listen.path, backlog=self._settings.backlog
             )
@@ -114,26 +112,3 @@ async def _within(seconds: float, condition: Awaitable[None]) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _address(sock: socket.socket) -> Address:
-    name = sock.getsockname()
-    return Address(path=name) if isinstance(name, str) else Address(name[0], name[1])
-
-
-def _remove_stale_socket(path: Path) -> None:
-    """Remove what a process left that did not end in order. asyncio would take a socket in use away from its owner.
-
-    Raises:
-        OSError: somebody listens there.
-    """
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))

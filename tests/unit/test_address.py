@@ -1,10 +1,13 @@
 """Addresses as text."""
 
+import socket
+from pathlib import Path
+
 import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from proxy.address import Address, ListenAddress
+from proxy.address import Address, ListenAddress, remove_stale_socket
 
 
 @pytest.mark.parametrize(
@@ -82,3 +85,26 @@ def test_setting_is_written_as_a_string_and_described_as_one() -> None:
 def test_setting_that_is_no_string_is_a_mistake() -> None:
     with pytest.raises(ValidationError):
         Table.model_validate({"listen": 8080})
+
+
+def test_a_socket_that_nobody_answers_at_is_removed_and_others_are_left(tmp_path: Path) -> None:
+    stale, alive, file = tmp_path / "stale", tmp_path / "alive", tmp_path / "file"
+    file.write_text("data")
+    with socket.socket(socket.AF_UNIX) as dead, socket.socket(socket.AF_UNIX) as listening:
+        dead.bind(str(stale))
+        dead.close()
+        listening.bind(str(alive))
+        listening.listen()
+        for path in (stale, file, tmp_path / "nothing"):
+            remove_stale_socket(path)
+        with pytest.raises(OSError, match="in use"):
+            remove_stale_socket(alive)
+    assert {path.name for path in tmp_path.iterdir()} == {"alive", "file"}
+
+
+def test_the_address_of_a_socket_has_the_port_that_the_system_chose(tmp_path: Path) -> None:
+    with socket.socket() as bound, socket.socket(socket.AF_UNIX) as unix:
+        bound.bind(("127.0.0.1", 0))
+        unix.bind(str(tmp_path / "s"))
+        assert Address.of(bound) == Address("127.0.0.1", bound.getsockname()[1])
+        assert Address.of(unix) == Address(path=str(tmp_path / "s"))
