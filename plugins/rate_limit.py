@@ -130,9 +130,7 @@ class RateLimit(Plugin[RateLimitSettings]):
         self._secret = secrets.token_bytes(16)
         self._accounts = tuple(_Account(rule, settings.max_keys) for rule in settings.rules)
         decisions = services.metrics.counter(
-            "sidecache_rate_limit_decisions",
-            "Requests admitted, refused, or in a dry run not refused, by rule.",
-            ("rule", "decision"),
+            "sidecache_rate_limit_decisions", "Requests by rule and what it said.", ("rule", "decision")
         )
         for account in self._accounts:
             account.admitted = decisions.labels(account.name, "admitted")

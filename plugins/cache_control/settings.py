@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from plugins.cache_control.fields import is_caching_field, mistake_in
+from plugins.media_types import MediaRange
 from proxy.pipeline.plugin import PluginSettings
 
 
@@ -59,7 +60,6 @@ Fields: TypeAlias = Annotated[
     PlainSerializer(dict, return_type=dict[str, str]),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
 ]
-MediaRange: TypeAlias = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 StatusRange: TypeAlias = Annotated[str, Field(pattern=r"^[2-5](?:xx|[0-9][0-9])$")]
 Expression: TypeAlias = Annotated[str, AfterValidator(_pattern)]
 

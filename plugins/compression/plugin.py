@@ -12,10 +12,8 @@ Never coded: what is coded already, partial content, what has no body, answers t
 decoded for a client that does not accept that.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import translate
 from functools import lru_cache, partial
 from typing import ClassVar, Final
 
@@ -27,6 +25,7 @@ from plugins.compression.fields import reformed, tag_as_sent, unmark_conditions,
 from plugins.compression.settings import CompressionSettings
 from plugins.compression.streams import DecodedStream, EncodedStream, SingleChunk, Tally
 from plugins.compression.threads import CodingThreads
+from plugins.media_types import media_matcher
 from proxy.http.body import Body
 from proxy.http.cache_control import request_directives, response_directives
 from proxy.http.coding import preferences, weights
@@ -73,8 +72,8 @@ class Compression(Plugin[CompressionSettings]):
         super().__init__(settings, services)
         self._wish: Final[ExchangeKey[_Wish]] = ExchangeKey("compression.wish")
         self._threads = CodingThreads(settings.threads)
-        self._compressible = _matcher(settings.content_types)
-        self._flushed = _matcher(settings.flush_types)
+        self._compressible = media_matcher(settings.content_types)
+        self._flushed = media_matcher(settings.flush_types)
         responses = services.metrics.counter(
             "sidecache_compression_responses", "Responses with a body worth compressing, by coding sent.", ("coding",)
         )
@@ -94,7 +93,7 @@ class Compression(Plugin[CompressionSettings]):
     async def on_request(self, exchange: Exchange) -> None:
         request = exchange.request
         headers = request.headers
-        if "Upgrade" in headers or request.method == "CONNECT":
+        if exchange.switch_to or "Upgrade" in headers:
             return
         accepted, coding = self._choose(combined(headers, "Accept-Encoding"))
         changed, tags = unmark_conditions(headers, accepted)
@@ -246,14 +245,3 @@ def _choose(accept: str | None, offered: tuple[Coding, ...]) -> tuple[Sequence[s
 
 
 _remembered_choice: Final = lru_cache(maxsize=1024)(_choose)  # browsers send a dozen different values
-
-
-def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a Content-Type value is one of `patterns`; remembered, for there are few."""
-    pattern = re.compile("|".join(translate(pattern.lower()) for pattern in patterns) or r"(?!)")
-
-    @lru_cache(maxsize=512)
-    def matches(content_type: str) -> bool:
-        return pattern.match(content_type.partition(";")[0].strip().lower()) is not None
-
-    return matches

@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 from plugins.compression.codecs import CODINGS, Coding
+from plugins.media_types import MediaRange
 from proxy.pipeline.plugin import PluginSettings
 
-MediaRange: TypeAlias = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 BrotliLevel: TypeAlias = Annotated[int, Field(ge=0, le=11)]
 # Levels from 20 on may use windows that decoders need not support (RFC 8878 §3.1.1.1.2).
 ZstdLevel: TypeAlias = Annotated[int, Field(ge=1, le=19)]

@@ -305,6 +305,7 @@ async def test_patterns_and_the_value_are_settings() -> None:
     assert await fingerprinted("/assets/index-BsV1TzKx.js", patterns=patterns, cache_control="max-age=7") == "max-age=7"
     assert await fingerprinted("/app.3f9a1c2b.js", patterns=patterns) is None
     assert await fingerprinted("/app.3f9a1c2b.js", patterns=[]) is None
+    assert await fingerprinted("/B.JS", patterns=["^/a", r"(?i)\.js$"]) == FOREVER
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "TEXT/HTML; charset=utf-8", "application/xhtml+xml"])

@@ -17,7 +17,7 @@ from plugins.compression import Compression
 from plugins.compression.codecs import CODINGS, Coding, compress, decoder
 from plugins.compression.settings import CompressionSettings
 from proxy.http.message import Request, Response
-from proxy.pipeline.exchange import Exchange
+from proxy.pipeline.exchange import Exchange, Outcome
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay
 from tests.support.plugin_harness import (
     Answered,
@@ -238,6 +238,15 @@ async def test_an_upgrade_is_none_of_its_business() -> None:
     assert dict(sent.headers) == headers
     assert answer.body == TEXT
     assert answer.header("Vary") is None
+
+
+async def test_a_switch_of_protocols_is_none_of_its_business() -> None:
+    async with answering(status=426) as sidecar:
+        asking = request(headers=EVERYTHING)
+        exchange, got = await sidecar.pipeline.open_tunnel(asking, protocol="websocket", request_id="x")
+        sidecar.pipeline.complete(exchange, Outcome(status=426, bytes_sent=0, duration=0.0))
+    assert exchange.request is asking
+    assert got.body == TEXT
 
 
 async def test_errors_are_compressed_like_others() -> None:
