@@ -1,16 +1,19 @@
 """The admin port of a whole sidecar process: what it says agrees with what clients see."""
 
 import asyncio
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
+from jsonschema import Draft202012Validator
 
 from tests.support.redis_server import RedisServer
-from tests.support.sidecar import SidecarProcess, sidecar
+from tests.support.sidecar import SidecarProcess, free_port, sidecar
 
 TOKEN = "a-token-of-some-length"
 TABLES: dict[str, Any] = {"log": {"format": "json"}}
@@ -129,3 +132,54 @@ async def test_secrets_are_masked_and_the_token_from_a_file_is_asked_for(tmp_pat
         status, view = await running.admin("GET", "/admin/config", headers={"Authorization": f"Bearer {TOKEN}"})
         assert status == 200
         assert TOKEN not in str(view)
+
+
+async def test_the_admin_port_may_be_a_unix_socket_that_goes_with_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    environment = {"SIDECACHE_ADMIN__LISTEN": f"unix:{path}"}
+    async with origin() as (upstream, _):
+        async with sidecar(upstream, tmp_path, TABLES, environment=environment):
+            async with (
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
+                session.get("http://sidecar/ready") as answer,
+            ):
+                assert answer.status == 200
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert not path.exists()
+
+
+async def test_an_upstream_that_is_not_there_degrades_and_the_sidecar_stays_ready(tmp_path: Path) -> None:
+    async with sidecar(f"http://127.0.0.1:{free_port()}", tmp_path, TABLES) as running:
+        _, job = await running.admin("POST", "/admin/cache/warmup?wait=true", {"urls": ["http://a.example/"]})
+        assert (job["failed"], job["results"][0]["status"]) == (1, 502)
+        assert job["results"][0]["error"]
+        _, health = await running.admin("GET", "/health/dependencies")
+        assert (health["status"], health["upstream"]["state"]) == ("degraded", "down")
+        assert health["upstream"]["last_error"]
+        assert (await running.admin("GET", "/ready"))[0] == 200
+
+
+async def test_what_clients_did_is_in_the_metrics_and_in_the_stats_alike(tmp_path: Path) -> None:
+    async with origin() as (upstream, _), sidecar(upstream, tmp_path, TABLES) as running:
+        for _ in range(3):
+            await get(running, "/a")
+        _, stats = await running.admin("GET", "/admin/cache/stats")
+        _, text = await running.admin("GET", "/metrics")
+        assert 'sidecache_cache_requests_total{result="hit",route="default"} 2.0' in text
+        assert stats["routes"]["default"]["hits"] == 2
+        assert stats["routes"]["default"]["hit_ratio"]["1m"] == pytest.approx(2 / 3)
+
+
+async def test_a_whole_sidecar_answers_as_its_openapi_document_says(tmp_path: Path) -> None:
+    async with origin() as (upstream, _), sidecar(upstream, tmp_path, TABLES) as running:
+        await get(running, "/a")
+        _, document = await running.admin("GET", "/openapi.json")
+        for path, methods in document["paths"].items():
+            if "get" not in methods or "{" in path:
+                continue
+            status, answer = await running.admin("GET", path)
+            assert status == 200, path
+            content = methods["get"]["responses"]["200"]["content"]
+            if "application/json" in content:
+                schema = {**content["application/json"]["schema"], "components": document["components"]}
+                Draft202012Validator(schema).validate(answer)
