@@ -176,11 +176,11 @@ def measure(options: argparse.Namespace, stopping: threading.Event) -> list[Limi
     }
     judged = [] if options.direct else limits(figures)
     report = as_markdown(figures, judged)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    stem = RESULTS / f"load-{at:%Y%m%dT%H%M%SZ}{'-direct' if options.direct else ''}"
+    options.results.mkdir(parents=True, exist_ok=True)
+    stem = options.results / f"load-{at:%Y%m%dT%H%M%SZ}{'-direct' if options.direct else ''}"
     stem.with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(report, encoding="utf-8")
-    print(f"\n{report}\nstored as {stem.relative_to(ROOT)}.md and .json")
+    print(f"\n{report}\nstored as {os.path.relpath(stem)}.md and .json")
     return judged
 
 
@@ -189,6 +189,7 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--spawn-rate", type=float, default=50, help="users that arrive each second")
     parser.add_argument("--seconds", type=int, default=60, help="time at full load")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="directory for the reports")
     parser.add_argument("--direct", action="store_true", help="load the demo API itself, for comparison")
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
