@@ -246,6 +246,7 @@ async def test_a_switch_of_protocols_is_none_of_its_business() -> None:
         exchange, got = await sidecar.pipeline.open_tunnel(asking, protocol="websocket", request_id="x")
         sidecar.pipeline.complete(exchange, Outcome(status=426, bytes_sent=0, duration=0.0))
     assert exchange.request is asking
+    assert isinstance(got, Response)
     assert got.body == TEXT
 
 
