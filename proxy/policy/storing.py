@@ -5,6 +5,7 @@ from typing import Final
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.http.cache_control import SYNTAX, ResponseDirectives, request_directives
+from proxy.http.dates import parse_date
 from proxy.http.etag import parse_etag
 from proxy.http.headers import HOP_BY_HOP, PROXY_FIELDS, connection_options
 from proxy.http.message import Headers, Request, Response
@@ -25,8 +26,9 @@ UNDERSTOOD: Final = frozenset({
 _BODY_METHODS: Final = frozenset({"GET", "HEAD"})
 _COOKIES: Final = frozenset({"set-cookie", "set-cookie2"})
 _NEVER_STORED: Final = HOP_BY_HOP | PROXY_FIELDS | {"age"}
-_DESCRIBING: Final = frozenset({"content-encoding", "content-range", "content-type", "vary"})
-"""Without these a body means something else: a qualified directive that names one is taken as unqualified."""
+_DESCRIBING: Final = frozenset({"cache-control", "content-encoding", "content-range", "content-type", "vary"})
+"""Without these a body, or the response itself, means something else: a qualified directive that names one is taken as
+unqualified."""
 
 
 def may_store(request: Request, response: Response, options: PolicyOptions = DEFAULT_OPTIONS) -> StoreVerdict:
@@ -107,7 +109,8 @@ def allows_credentials(directives: ResponseDirectives) -> bool:
     if SYNTAX in directives.malformed:
         return False
     shared_lifetime = directives.s_maxage is not None and "s-maxage" not in directives.malformed
-    return directives.public or directives.must_revalidate or shared_lifetime
+    revalidated = directives.must_revalidate and "must-revalidate" not in directives.malformed
+    return directives.public or revalidated or shared_lifetime
 
 
 def _shares_despite_cookie(governed: Governing) -> bool:
@@ -136,7 +139,8 @@ def _useless(request: Request, response: Response, governed: Governing, options:
         or (status in PROVOKED and "Last-Modified" not in headers)
     ):
         return Reason.STATUS_NOT_CACHEABLE
-    if "ETag" in headers or "Last-Modified" in headers:
+    # What is no entity-tag, or no date, cannot be sent back as a condition.
+    if parse_etag(headers.get("ETag")) is not None or parse_date(headers.get("Last-Modified"), 0.0) is not None:
         return None
     # Only whether it is zero counts here, and that does not depend on when the response came: any time will do.
     seconds = lifetime(response, received=0.0, options=options, governed=governed).seconds

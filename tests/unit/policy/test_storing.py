@@ -72,6 +72,7 @@ def test_get_with_a_body_is_not_stored() -> None:
         ("private", Reason.PRIVATE),
         ('private=""', Reason.PRIVATE),
         ('private="content-type"', Reason.PRIVATE),
+        ('private="cache-control"', Reason.PRIVATE),
         ("no-store, private", Reason.NO_STORE),
     ],
 )
@@ -116,6 +117,8 @@ def test_must_understand_does_not_turn_private_off() -> None:
         ("max-age=60, s-maxage=x", False),
         ("max-age=60, s-maxage=1, s-maxage=2", False),
         ('max-age=60, foo="bar, must-revalidate', False),
+        ("max-age=60, must-revalidate=x", False),
+        ("max-age=60, public=x", False),
         ("max-age=60, public", True),
         ("max-age=60, must-revalidate", True),
         ("s-maxage=60", True),
@@ -188,6 +191,8 @@ def test_other_request_directives_do_not_keep_from_storing() -> None:
     ("fields", "reason"),
     [
         ({}, Reason.NO_FRESHNESS),
+        ({"ETag": "unquoted"}, Reason.NO_FRESHNESS),
+        ({"Last_Modified": "yesterday"}, Reason.NO_FRESHNESS),
         ({"Last_Modified": date(-100)}, Reason.STORABLE),
         ({"ETag": '"a"'}, Reason.STORABLE),
         ({"Cache_Control": "no-cache"}, Reason.NEVER_REUSABLE),
