@@ -31,7 +31,9 @@ _MEMBER: Final = re.compile(
 )
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _DIGITS: Final = re.compile(r"[0-9]+")
-_RESTRICTING: Final = frozenset({"no-store", "no-cache", "private", "must-revalidate", "proxy-revalidate"})
+_RESTRICTING: Final = frozenset({
+    "no-store", "no-cache", "no-transform", "private", "must-revalidate", "proxy-revalidate",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +185,18 @@ def _parse_response(value: str) -> ResponseDirectives:
             return 0
         return only
 
+    def flag(name: str) -> bool:
+        # None of them takes an argument. With one, what restricts still does, and what permits does not.
+        if name not in found:
+            return False
+        if None in found[name]:
+            return True
+        malformed.append(name)
+        return name in _RESTRICTING
+
     return _build(
         seconds=seconds,
-        flag=lambda name: name in found,
+        flag=flag,
         qualified=lambda name: _qualified(found.get(name), malformed, name),
         malformed=malformed,
     )
@@ -288,7 +299,10 @@ def _parse_targeted(value: str) -> ResponseDirectives | None:
         if name not in parsed:
             return False
         argument = parsed[name][0]
-        return argument is True or (argument is not False and name in _RESTRICTING)
+        if isinstance(argument, bool):
+            return argument
+        malformed.append(name)
+        return name in _RESTRICTING
 
     def qualified(name: str) -> tuple[bool, tuple[str, ...]]:
         argument = parsed[name][0] if name in parsed else False

@@ -173,9 +173,17 @@ def test_what_stands_before_broken_quotes_counts() -> None:
     assert read('max-age=60, foo="bar').max_age == 60
 
 
-@pytest.mark.parametrize("name", ["no-store", "must-revalidate", "proxy-revalidate"])
+@pytest.mark.parametrize("name", ["no-store", "no-transform", "must-revalidate", "proxy-revalidate"])
 def test_restriction_with_an_argument_restricts(name: str) -> None:
     assert getattr(read(f"{name}=1"), attribute(name)) is True
+
+
+@pytest.mark.parametrize("name", ["public", "immutable", "must-understand"])
+@pytest.mark.parametrize("text", ["{}=1", '{}="x"', "{}=", "{} =x", '{}=""'])
+def test_permission_with_an_argument_permits_nothing(name: str, text: str) -> None:
+    found = read(text.format(name))
+    assert getattr(found, attribute(name)) is False
+    assert name in found.malformed
 
 
 def test_absent_field_has_no_directives() -> None:
@@ -291,10 +299,10 @@ def test_long_request_field_reads_the_same() -> None:
         (("no-cache",), ResponseDirectives(no_cache=True)),
         (("no-cache=?0",), ResponseDirectives()),
         (("no-store=?0",), ResponseDirectives()),
-        (("no-store=1",), ResponseDirectives(no_store=True)),
-        (("public=1",), ResponseDirectives()),
+        (("no-store=1",), ResponseDirectives(no_store=True, malformed=("no-store",))),
+        (("public=1",), ResponseDirectives(malformed=("public",))),
         (("public",), ResponseDirectives(public=True)),
-        (("must-revalidate=x",), ResponseDirectives(must_revalidate=True)),
+        (("must-revalidate=x",), ResponseDirectives(must_revalidate=True, malformed=("must-revalidate",))),
         (("no-cache=foo",), ResponseDirectives(no_cache=True, malformed=("no-cache",))),
         (("no-cache=(a b)",), ResponseDirectives(no_cache=True, malformed=("no-cache",))),
         (("max-age=1.5",), ResponseDirectives(max_age=0, malformed=("max-age",))),
