@@ -65,6 +65,8 @@ class TieredStore:
         self._tasks = tasks
         self._behind = WriteBehind(l2, tasks) if l2 is not None else None
         self._sweeper: asyncio.Task[None] | None = None
+        self._asked: dict[CacheKey, int] = {}
+        self._overtaken: set[CacheKey] = set()
         self._purged = 0
         self._softened = 0
         self._voided = metrics.counter("sidecache_store_voided", "Records found void when read", ("tier",)).labels("l2")
@@ -118,13 +120,23 @@ class TieredStore:
         if not self.log.ready:
             self.l2.counters.skipped.value += 1  # what was purged while this sidecar was away is not known yet
             return None
-        record = await self.l2.get(key)
-        if record is None:
-            return None
+        record = await self._ask(self.l2, key)
         newer = self.l1.peek(key)
-        if newer is not None:  # put while L2 was asked
+        if newer is not None and newer.discard_at > self._clock.wall():  # put while L2 was asked
             return Found(newer, "l1")
-        return self._judge(key, record)
+        return None if record is None else self._judge(key, record)
+
+    async def _ask(self, l2: SecondTier, key: CacheKey) -> Record | None:
+        """What L2 has under `key`, unless it was written meanwhile: then this answer is an old one."""
+        self._asked[key] = self._asked.get(key, 0) + 1
+        try:
+            record = await l2.get(key)
+            return None if key in self._overtaken else record
+        finally:
+            self._asked[key] -= 1
+            if not self._asked[key]:
+                del self._asked[key]
+                self._overtaken.discard(key)
 
     def _judge(self, key: CacheKey, record: Record) -> Found | None:
         """What the invalidation log leaves of `record`, which is not in L1 yet."""
@@ -169,6 +181,8 @@ class TieredStore:
 
     def _write(self, key: CacheKey, record: Record | None) -> None:
         if self._behind is not None:
+            if key in self._asked:
+                self._overtaken.add(key)
             self._behind.add(key, record)
 
     # Purges.
