@@ -11,6 +11,7 @@ are equal, and only then stands aiohttp's parser at a boundary or within a head.
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -370,7 +371,8 @@ class Connection(web.RequestHandler):
             return
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            with contextlib.suppress(OSError, ValueError):  # closed already: asyncio and uvloop say it differently
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         transport.abort()
 
     async def linger(self) -> None:

@@ -64,7 +64,7 @@ class RawClient:
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await self.writer.wait_closed()
-        except ConnectionError:
+        except OSError:  # a reset, or ENOTCONN, which is no ConnectionError
             pass
 
     def reset(self) -> None:
