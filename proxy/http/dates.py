@@ -64,7 +64,7 @@ def _format(seconds: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _seconds_of_fixdate(text: str) -> float | None:
-    # A response's dates are read several times, and one second's responses share theirs: 0.2 µs instead of 4.
+    # A response's dates are read several times, and one second's responses share theirs: 0.3 µs instead of 6.
     match = _IMF_FIXDATE.fullmatch(text)
     if match is not None:
         return _seconds(match, int(match["year"]))

@@ -1,11 +1,14 @@
 """From a response to a `Stored`: every field that a later decision needs is read here, once."""
 
+from dataclasses import replace
+
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.http.dates import format_date, parse_date
 from proxy.http.etag import parse_etag
 from proxy.http.message import Request, Response
 from proxy.http.ranges import parse_content_range
+from proxy.policy.deception import agrees_with_path
 from proxy.policy.directives import governing
 from proxy.policy.freshness import initial_age, lifetime
 from proxy.policy.model import DEFAULT_OPTIONS, PolicyOptions, Stored
@@ -35,6 +38,7 @@ def admit(
         response_time=response_time,
         body_length=body_length,
         options=options,
+        no_default_ttl=not agrees_with_path(request, response),
     )
 
 
@@ -46,10 +50,13 @@ def assess(
     response_time: float,
     body_length: int,
     options: PolicyOptions,
+    no_default_ttl: bool = False,
 ) -> Stored:
     """Read everything that decisions need. A response that may not be stored at all comes out as one that nothing can
     use: that is how a 304 with `no-store` takes back what it confirms.
     """
+    if no_default_ttl and options.default_ttl is not None:
+        options = replace(options, default_ttl=None)
     governed = governing(response.headers, options.targets)
     directives = governed.directives
     life = lifetime(response, received=response_time, options=options, governed=governed)
@@ -95,6 +102,7 @@ def assess(
         vary=names or (),
         body_length=body_length,
         content_range=parse_content_range(kept.get("Content-Range")) if response.status == 206 else None,
+        no_default_ttl=no_default_ttl,
     )
 
 

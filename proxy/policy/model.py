@@ -97,6 +97,7 @@ class Stored:
         body_length: of the stored body in bytes.
         content_range: (first, last, complete length or None) of a stored partial response.
         softened: a soft purge ended its freshness.
+        no_default_ttl: what the path promises is not what came: the route's `default_ttl` is not for it.
     """
 
     method: str
@@ -119,6 +120,7 @@ class Stored:
     body_length: int = 0
     content_range: ContentRange | None = None
     softened: bool = False
+    no_default_ttl: bool = False
 
 
 @dataclass(frozen=True, slots=True)

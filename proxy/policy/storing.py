@@ -1,5 +1,6 @@
 """Which responses may be stored (RFC 9111 §3), and which of their fields (§3.1)."""
 
+from dataclasses import replace
 from typing import Final
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -10,6 +11,7 @@ from proxy.http.etag import parse_etag
 from proxy.http.headers import HOP_BY_HOP, PROXY_FIELDS, connection_options
 from proxy.http.message import Headers, Request, Response
 from proxy.http.ranges import parse_content_range, parse_range
+from proxy.policy.deception import agrees_with_path
 from proxy.policy.directives import Governing, governing
 from proxy.policy.freshness import HEURISTICALLY_CACHEABLE, PROVOKED, lifetime
 from proxy.policy.model import DEFAULT_OPTIONS, PolicyOptions, StoreVerdict
@@ -37,12 +39,17 @@ def may_store(request: Request, response: Response, options: PolicyOptions = DEF
     The body is not looked at: whether it is complete, and not too large, is seen when it has arrived.
     """
     governed = governing(response.headers, options.targets)
+    deceptive = options.default_ttl is not None and not agrees_with_path(request, response)
+    if deceptive:
+        options = replace(options, default_ttl=None)
     refusal = (
         _request_refuses(request, options)
         or _status_refuses(request, response, governed.directives, options)
         or _directives_refuse(request, response, governed, options)
         or _useless(request, response, governed, options)
     )
+    if refusal is Reason.NO_FRESHNESS and deceptive:
+        refusal = Reason.EXTENSION_MISMATCH
     if refusal is not None:
         return StoreVerdict(store=False, reason=refusal)
     return StoreVerdict(store=True, reason=Reason.STORABLE_PART if response.status == 206 else Reason.STORABLE)

@@ -84,6 +84,7 @@ def freshen(
         response_time=response_time,
         body_length=stored.body_length,
         options=options,
+        no_default_ttl=stored.no_default_ttl,
     )
 
 
