@@ -25,6 +25,7 @@ from proxy.admin.pipeline import PipelineReport
 from proxy.admin.settings import AdminSettings
 from proxy.admin.target import AdminTarget, ReloadError, ReloadReport
 from proxy.admin.warmup import Warmups
+from proxy.http.problem import PROXY_NAME
 from proxy.tasks import Tasks
 
 __all__ = ["AdminPort", "AdminSettings", "AdminTarget", "ReloadError", "ReloadReport", "admin_application"]
@@ -89,6 +90,7 @@ def _answering(guard: Guard) -> Middleware:
             response = refusal(RefusedError(500, "the sidecar failed to answer; its log says how"))
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Server"] = PROXY_NAME  # else aiohttp names itself, Python, and their versions
         return response
 
     return answer

@@ -241,7 +241,7 @@ class Endpoint:
             raise RefusedError(408, "the body did not arrive in time") from None
         except web.HTTPException:
             raise
-        except Exception as error:  # aiohttp sets whatever it got: its own errors, OSError, RuntimeError
+        except Exception as error:  # the caller left: aiohttp sets whatever it got, its own errors or OSError
             raise RefusedError(400, "the body is malformed or incomplete") from error
         model: type[BaseModel] = self.operation.body
         if not raw and model is Empty:

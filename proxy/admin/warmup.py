@@ -121,6 +121,14 @@ class WarmupQuery(Input):
     wait: bool = Field(default=False, description="Answer when the warm-up is over, with its results.")
 
 
+class JobQuery(Input):
+    """What to tell of a warm-up."""
+
+    results: bool = Field(
+        default=True, description="With the results. Whoever asks often does without: 10,000 of them take 20 ms."
+    )
+
+
 class WarmupResult(BaseModel):
     """What became of one request."""
 
@@ -170,8 +178,8 @@ class Job:
     results: list[WarmupResult] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def view(self) -> WarmupJob:
-        """As it is now."""
+    def view(self, *, results: bool = True) -> WarmupJob:
+        """As it is now, with the `results` or without."""
         return WarmupJob(
             id=self.id,
             state=self.state,
@@ -181,7 +189,7 @@ class Job:
             concurrency=self.concurrency,
             started=moment(self.started),
             finished=moment(self.finished) if self.finished is not None else None,
-            results=list(self.results),
+            results=list(self.results) if results else [],
         )
 
 
@@ -214,16 +222,16 @@ class Warmups:
                 "GET", "/admin/cache/warmup/{id}", "cacheWarmupJob", "Progress of a warm-up, and its results so far.",
                 self.show,
                 {200: Answer("How far it is.", WarmupJob), 404: Answer("It is not known, or forgotten.", Problem)},
-                Empty, Empty, {"id": "As the answer to the POST told."},
+                Empty, JobQuery, {"id": "As the answer to the POST told."},
             ),
         )  # fmt: skip
 
-    async def show(self, call: Call[Empty, Empty]) -> Reply:
+    async def show(self, call: Call[Empty, JobQuery]) -> Reply:
         """`GET /admin/cache/warmup/{id}`."""
         job = self._jobs.get(call.names["id"])
         if job is None:
             raise RefusedError(404, f"there is no warm-up {call.names['id']!r}; only the last ones are remembered")
-        return Reply(job.view())
+        return Reply(job.view(results=call.query.results))
 
     async def start(self, call: Call[WarmupOrder, WarmupQuery]) -> Reply:
         """`POST /admin/cache/warmup`."""
@@ -293,7 +301,7 @@ class Warmups:
             status=fetch.status,
             cache=report.result.value,
             reason=report.reason.token if report.reason is not None else None,
-            stored=report.stored,
+            stored=error is None and (report.stored or report.result.from_cache),
             bytes=fetch.bytes,
             milliseconds=round((clock.monotonic() - began) * 1000, 3),
             error=error,
@@ -340,6 +348,7 @@ class Fetch:
                 await close_body(response.body)
             finally:
                 elapsed = clock.monotonic() - began
+                self.report = exchange.cache
                 outcome = Outcome(response.status, self.bytes, elapsed, first_byte, error, aborted=not complete)
                 self._target.complete(exchange, outcome)
         return error.detail if error is not None else None

@@ -6,9 +6,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from pydantic import BaseModel
 
 from proxy.address import Address
 from proxy.admin.app import AdminPort
+from proxy.admin.operations import Endpoint, RefusedError
 from proxy.admin.settings import AdminSettings
 from proxy.storage.tiered import TieredStore
 from tests.support.admin import bench
@@ -32,6 +35,7 @@ async def test_no_answer_may_be_kept() -> None:
             headers = (await admin.get(path)).headers
             assert headers["Cache-Control"] == "no-store"
             assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["Server"] == "sidecache"
 
 
 async def test_head_answers_like_get_without_content() -> None:
@@ -86,6 +90,29 @@ async def test_a_malformed_body_is_a_bad_request(rest: bytes) -> None:
         writer.close()
         await writer.wait_closed()
         assert answer.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400")), answer
+
+
+async def test_a_caller_who_leaves_amid_its_body_is_no_failure_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: asyncio.Future[RefusedError] = asyncio.get_running_loop().create_future()
+    read = Endpoint._body
+
+    async def watched(endpoint: Endpoint, request: web.Request) -> BaseModel:
+        try:
+            return await read(endpoint, request)
+        except RefusedError as error:
+            refused.set_result(error)
+            raise
+
+    monkeypatch.setattr(Endpoint, "_body", watched)
+    async with bench() as admin:
+        address = admin.port.addresses[0]
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        head = f"POST {INVALIDATE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        writer.write(head.encode() + b"Content-Length: 13\r\n\r\n{")
+        await writer.drain()
+        writer.transport.abort()
+        assert (await asyncio.wait_for(refused, 10)).status == 400
+        assert (await admin.get("/health")).status == 200
 
 
 async def test_a_failure_of_ours_shows_no_insides(monkeypatch: pytest.MonkeyPatch) -> None:

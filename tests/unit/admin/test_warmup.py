@@ -40,6 +40,14 @@ async def warm(admin: AdminBench, **order: Any) -> dict[str, Any]:
     return document
 
 
+async def test_progress_can_be_had_without_the_results() -> None:
+    async with bench(origin) as admin:
+        job = await warm(admin, urls=["http://example.test/items/1"])
+        shown = (await admin.get(f"{WARMUP}/{job['id']}?results=false")).document
+        assert (shown["done"], shown["results"]) == (1, [])
+        assert (await admin.get(f"{WARMUP}/{job['id']}")).document == job
+
+
 async def finished(admin: AdminBench, where: str) -> dict[str, Any]:
     """The job at `where`, asked for until it is over."""
     async with asyncio.timeout(10):
@@ -62,7 +70,8 @@ async def test_what_was_warmed_is_a_hit_for_clients() -> None:
         assert len((await admin.driven.get("/stream")).body) == 5000
         assert len(admin.driven.upstream.requests) == asked
         again = await warm(admin, urls=["http://example.test/items/1"])
-        assert [(result["cache"], result["reason"]) for result in again["results"]] == [("hit", "fresh")]
+        (result,) = again["results"]
+        assert (result["cache"], result["reason"], result["stored"]) == ("hit", "fresh", True)
 
 
 async def test_every_url_is_fetched_for_every_variant() -> None:
@@ -103,6 +112,7 @@ async def test_what_goes_wrong_is_told_and_the_rest_is_fetched() -> None:
             "items/1": (200, None),
         }
         assert (job["done"], job["failed"]) == (4, 3)
+        assert [result["stored"] for result in job["results"]] == [False, False, False, True]
         # Every exchange that began has been completed.
         assert [outcome.status for outcome in admin.target.completed] == [404, 504, 200, 200]
         assert [outcome.aborted for outcome in admin.target.completed] == [False, False, True, False]
