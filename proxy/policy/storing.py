@@ -115,9 +115,12 @@ def allows_credentials(directives: ResponseDirectives) -> bool:
     """Whether a response to a request with Authorization may be shared (§3.5)."""
     if SYNTAX in directives.malformed:
         return False
-    shared_lifetime = directives.s_maxage is not None and "s-maxage" not in directives.malformed
     revalidated = directives.must_revalidate and "must-revalidate" not in directives.malformed
-    return directives.public or revalidated or shared_lifetime
+    return directives.public or revalidated or _has_shared_lifetime(directives)
+
+
+def _has_shared_lifetime(directives: ResponseDirectives) -> bool:
+    return directives.s_maxage is not None and "s-maxage" not in directives.malformed
 
 
 def _shares_despite_cookie(governed: Governing) -> bool:
@@ -127,8 +130,10 @@ def _shares_despite_cookie(governed: Governing) -> bool:
         return False
     if "set-cookie" in (*directives.private_fields, *directives.no_cache_fields):
         return True
-    shared_lifetime = directives.s_maxage is not None or (governed.field != "" and directives.max_age is not None)
-    return directives.public or shared_lifetime
+    targeted_lifetime = (
+        governed.field != "" and directives.max_age is not None and "max-age" not in directives.malformed
+    )
+    return directives.public or targeted_lifetime or _has_shared_lifetime(directives)
 
 
 def _useless(request: Request, response: Response, governed: Governing, options: PolicyOptions) -> Reason | None:

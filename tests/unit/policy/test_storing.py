@@ -150,6 +150,8 @@ def test_default_ttl_shares_no_answer_to_credentials_or_cookies(status: int) -> 
         ({"Cache_Control": "s-maxage=60"}, True),
         ({"CDN_Cache_Control": "max-age=60"}, True),
         ({"CDN_Cache_Control": "must-revalidate", "Cache_Control": "public"}, False),
+        ({"CDN_Cache_Control": "max-age=1.5", "ETag": '"a"'}, False),
+        ({"Cache_Control": "s-maxage=x", "ETag": '"a"'}, False),
         ({"Cache_Control": 'max-age=60, no-cache="set-cookie"'}, True),
         ({"Cache_Control": 'max-age=60, private="Set-Cookie"'}, True),
     ],
