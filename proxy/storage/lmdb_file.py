@@ -33,7 +33,7 @@ class LmdbFile:
 
     Args:
         path: the file; `<path>-lock` stands beside it.
-        max_bytes: its greatest size. A file that is larger already stays so, and is filled to `max_bytes`.
+        max_bytes: its greatest size. A file that is larger already does not shrink; it is emptied down to this.
 
     Raises:
         TierFailedError: it cannot be opened, made or written, or is no file of ours. Blocks while it opens.
@@ -45,12 +45,14 @@ class LmdbFile:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             size = path.stat().st_size if path.exists() else 0
+            map_size = max_bytes
             if size > max_bytes:
+                map_size = size + size // 8  # to remove something, LMDB writes something first
                 _log.warning("the cache file is larger than its limit", path=str(path), bytes=size, limit=max_bytes)
             self.env = lmdb.open(
                 str(path),
                 subdir=False,
-                map_size=max(max_bytes, size),
+                map_size=map_size,
                 max_dbs=5,
                 mode=0o600,  # responses may be confidential
                 metasync=False,
