@@ -138,14 +138,14 @@ class Recent:
 
     def __init__(self, limit: int = 10_000) -> None:
         self._limit = limit
-        self._until: dict[Hashable, float] = {}
+        self._until: dict[Hashable, tuple[float, Reason]] = {}
 
-    def add(self, key: Hashable, until: float) -> None:
-        """Remember `key` up to the monotonic time `until`."""
+    def add(self, key: Hashable, until: float, reason: Reason) -> None:
+        """Remember `key` up to the monotonic time `until`, and why."""
         self._until.pop(key, None)
         if len(self._until) >= self._limit:
             del self._until[next(iter(self._until))]
-        self._until[key] = until
+        self._until[key] = until, reason
 
     def discard(self, key: Hashable) -> None:
         """Forget `key`."""
@@ -153,13 +153,18 @@ class Recent:
 
     def holds(self, key: Hashable, now: float) -> bool:
         """Whether `key` is remembered at the monotonic time `now`."""
-        until = self._until.get(key)
-        if until is None:
-            return False
+        return self.why(key, now) is not None
+
+    def why(self, key: Hashable, now: float) -> Reason | None:
+        """Why `key` is remembered at the monotonic time `now`, if it is."""
+        known = self._until.get(key)
+        if known is None:
+            return None
+        until, reason = known
         if until <= now:
             del self._until[key]
-            return False
-        return True
+            return None
+        return reason
 
 
 class Fetcher:
@@ -220,7 +225,7 @@ class Fetcher:
             if response.status in ERROR_STATUSES:
                 self._remember_failure(key, voyage)
             else:
-                self.uncacheable.add(key, self._clock.monotonic() + self._settings.uncacheable_seconds)
+                self.uncacheable.add(key, self._clock.monotonic() + self._settings.uncacheable_seconds, reason)
             await self._pass(flight, voyage, response, reason)
             return
         self.failing.discard(key)
@@ -228,7 +233,7 @@ class Fetcher:
 
     def _remember_failure(self, key: FlightKey, voyage: Voyage) -> None:
         if voyage.place.entry is not None:
-            self.failing.add(key, self._clock.monotonic() + self._settings.retry_seconds)
+            self.failing.add(key, self._clock.monotonic() + self._settings.retry_seconds, Reason.UPSTREAM_ERROR)
 
     def _refusal(self, request: Request, response: Response) -> Reason | None:
         """Why `response` may not be stored, if it may not."""
@@ -286,7 +291,8 @@ class Fetcher:
         flight.land(Kept(response, stored, None, shared, names, variant, response.status))
         error = await _pump(response.body, shared, flight)
         if shared.overflown:
-            self.uncacheable.add(key, self._clock.monotonic() + self._settings.uncacheable_seconds)
+            until = self._clock.monotonic() + self._settings.uncacheable_seconds
+            self.uncacheable.add(key, until, Reason.TOO_LARGE)
         elif error is None:
             whole = shared.whole()
             stored = replace(stored, body_length=len(whole))

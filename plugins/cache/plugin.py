@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 from typing_extensions import override
 
 from plugins.cache.account import Account
+from plugins.cache.explain import Explainer
 from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Landed, Passed, Place, Voyage, variant_place
 from plugins.cache.forms import EntryForms, FormMaker
 from plugins.cache.serving import aged_headers, respond
@@ -21,6 +22,7 @@ from proxy.http.body import close_body
 from proxy.http.message import Headers, Request, Response
 from proxy.http.problem import problem
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, ExchangeKey, Outcome, Stats
+from proxy.pipeline.explanation import Explanation
 from proxy.pipeline.plugin import Plugin, Services
 from proxy.policy import invalidation, reuse, validation
 from proxy.policy.keys import primary_key
@@ -80,17 +82,9 @@ class Cache(Plugin[CacheSettings]):
     @override
     async def on_request(self, exchange: Exchange) -> Response | None:
         request = exchange.request
-        if self.settings.bypass:
-            self._bypass(exchange, Reason.CACHE_OFF)
-            return None
-        if request.method not in METHODS:
-            self._bypass(exchange, Reason.METHOD_NOT_CACHED)
-            return None
-        if exchange.switch_to:
-            self._bypass(exchange, Reason.PROTOCOL_SWITCH)
-            return None
-        if request.body:
-            self._bypass(exchange, Reason.REQUEST_BODY)
+        aside = self._why_aside(exchange)
+        if aside is not None:
+            exchange.cache = CacheReport(CacheResult.BYPASS, aside, aside.fwd)
             return None
         primary = primary_key(request, self._rules)
         for _ in range(ATTEMPTS):
@@ -106,6 +100,22 @@ class Cache(Plugin[CacheSettings]):
                 return landed
         self._alone(exchange, Reason.VARY_MISS, None, primary)
         return None
+
+    def _why_aside(self, exchange: Exchange) -> Reason | None:
+        """Why the cache has nothing to do with the request, if it has not."""
+        request = exchange.request
+        if self.settings.bypass:
+            return Reason.CACHE_OFF
+        if request.method not in METHODS:
+            return Reason.METHOD_NOT_CACHED
+        if exchange.switch_to:
+            return Reason.PROTOCOL_SWITCH
+        return Reason.REQUEST_BODY if request.body else None
+
+    async def explain(self, exchange: Exchange) -> Explanation:
+        """See `Explains.explain`."""
+        explainer = Explainer(self.settings, self._options, self.services, self._fetcher)
+        return await explainer.explain(exchange, self._why_aside(exchange))
 
     async def _act(self, exchange: Exchange, place: Place, decision: Decision, now: float) -> Response | _Turn | None:
         entry = place.entry
@@ -308,9 +318,6 @@ class Cache(Plugin[CacheSettings]):
     def _alone(self, exchange: Exchange, reason: Reason, ttl: float | None, key: str) -> None:
         """Let the request go on by itself. `on_response` or `on_error` sees how that ends."""
         exchange.cache = CacheReport(CacheResult.MISS, reason, reason.fwd, ttl=ttl, key=key)
-
-    def _bypass(self, exchange: Exchange, reason: Reason) -> None:
-        exchange.cache = CacheReport(CacheResult.BYPASS, reason, reason.fwd)
 
     # What did not go through a flight.
 

@@ -17,6 +17,7 @@ from proxy.address import Address, remove_stale_socket
 from proxy.admin.auth import Guard
 from proxy.admin.cache import CacheControls
 from proxy.admin.config import Configuration
+from proxy.admin.explain import Explanations
 from proxy.admin.health import VERSION, Health
 from proxy.admin.metrics import Metrics
 from proxy.admin.openapi import Description
@@ -45,6 +46,7 @@ def admin_application(target: AdminTarget, settings: AdminSettings) -> web.Appli
         Health(target),
         Metrics(target),
         CacheControls(target),
+        Explanations(target),
         Warmups(target, settings, tasks),
         PipelineReport(target),
         Configuration(target),

@@ -4,8 +4,8 @@ Rule: the order of hooks, what an answer skips, and what an error passes, is dec
 
 `on_request` runs from left to right until one answers or the upstream does. `on_response` runs from right to left over
 the plugins left of the answerer; when an `UpstreamError` comes up instead, `on_error` runs from right to left until one
-rescues it, and `on_response` goes on from there. `on_complete` runs for each plugin whose turn came. A plugin that sends
-requests of its own (`Exchange.tail`) runs the part right of it as a pipeline in its own right.
+rescues it, and `on_response` goes on from there. `on_complete` runs for each plugin whose turn came. A plugin that
+sends requests of its own (`Exchange.tail`) runs the part right of it as a pipeline in its own right.
 """
 
 import asyncio

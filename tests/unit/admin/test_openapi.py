@@ -21,6 +21,7 @@ PATHS = {
     "/health/dependencies": {"get"},
     "/metrics": {"get"},
     "/admin/cache/stats": {"get"},
+    "/admin/cache/explain": {"get"},
     "/admin/cache/invalidate": {"post"},
     "/admin/cache/warmup": {"post"},
     "/admin/cache/warmup/{id}": {"get"},
@@ -102,8 +103,13 @@ async def test_every_operation_answers_as_documented() -> None:
         for target in ("/items/1", "/items/1", "/other"):
             await admin.driven.get(target)
         seen = await walk(admin)
-        assert {name for name, status in seen if status >= 400} == {"cacheWarmupJob"}
         document = await description(admin)
+        assert {name for name, status in seen if status >= 400} == {
+            "cacheWarmupJob",
+            "cacheExplain",
+        }  # each needs a name
+        answer = await admin.get("/admin/cache/explain?url=http://example.test/items/1", headers=AUTHORIZED)
+        check(document, document["paths"]["/admin/cache/explain"]["get"], answer)
         warmup = document["paths"]["/admin/cache/warmup"]["post"]
         for query in ("", "?wait=true"):
             answer = await admin.post(f"/admin/cache/warmup{query}", BODIES["cacheWarmup"], headers=AUTHORIZED)
