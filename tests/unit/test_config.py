@@ -51,7 +51,8 @@ def test_the_shipped_configuration_is_good() -> None:
 
 def test_what_the_shipped_configuration_shows_in_comments_is_good(read: Any) -> None:
     text = "\n".join(
-        line[2:] if line.startswith("# ") and ("=" in line or line.startswith("# [")) and "SIDECACHE_" not in line
+        line[2:]
+        if line.startswith("# ") and ("=" in line or line.startswith("# [")) and "SIDECACHE_" not in line
         else line
         for line in (ROOT / "config.toml").read_text().splitlines()
         if 'token = "…"' not in line and "redis_url" not in line
@@ -122,7 +123,7 @@ def test_the_environment_wins_over_the_file(read: Any, monkeypatch: pytest.Monke
     config = read(MINIMAL + "[plugins.cache]\nttl_seconds = 5\nmax_ttl_seconds = 9\n")
     assert "9999" in str(config.values.upstream.url)
     settings = config.settings(REGISTRY["cache"])
-    assert (settings.ttl_seconds, settings.max_ttl_seconds) == (7, 9)  # type: ignore[attr-defined] # cache settings
+    assert (settings.ttl_seconds, settings.max_ttl_seconds) == (7, 9)
 
 
 def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:

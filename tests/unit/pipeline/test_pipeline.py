@@ -11,7 +11,6 @@ from typing_extensions import override
 from proxy.errors import ClientError, UpstreamError
 from proxy.http.message import Request, Response
 from proxy.pipeline.exchange import Exchange, Outcome
-
 from proxy.pipeline.plugin import Plugin, PluginSettings, Services
 from proxy.pipeline.routes import Route
 from tests.support.plugin_harness import ChunkStream, PluginHarness, Script, harness, request, response
@@ -80,7 +79,7 @@ def upstream(request: Request) -> Response:
 def traced(
     trace: list[str], *specs: dict[str, Any], script: Script = upstream, routes: Sequence[Route] = ()
 ) -> AbstractAsyncContextManager[PluginHarness]:
-    """A pipeline of tracers called a, b, c, …"""
+    """A pipeline of tracers called a, b, c and so on."""
     settings = [Settings(label=label, **spec) for label, spec in zip("abcdef", specs, strict=False)]
     return harness(lambda services: [Tracer(each, services, trace) for each in settings], script, routes=routes)
 
