@@ -106,9 +106,10 @@ class Voyage:
     claimed: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def claim(self, taken: bool) -> None:
-        """The first word holds."""
+        """The first word holds. No 1xx response goes to the client after it."""
         if not self.claimed.done():
             self.claimed.set_result(taken)
+            self.exchange.informational = None
             if not taken and self.reader is not None:
                 self.reader.leave()
 
@@ -187,6 +188,7 @@ class Fetcher:
         assert exchange.tail is not None
         request = _upstream_request(exchange.request, place.entry)
         voyage = Voyage(exchange.detach(request), exchange.tail, place)
+        voyage.exchange.informational = exchange.informational
 
         async def fly(flight: Flight[Landed]) -> None:
             await self._fly(key, flight, voyage)
@@ -216,7 +218,9 @@ class Fetcher:
                 flight.land(kept)
                 return
             # The origin confirmed something that is not stored here: ask again without validators.
+            hints = voyage.exchange.informational
             voyage.exchange = voyage.exchange.detach(_upstream_request(voyage.exchange.request, None))
+            voyage.exchange.informational = hints
             voyage.place = replace(voyage.place, entry=None)
             await self._fly(key, flight, voyage)
             return

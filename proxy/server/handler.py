@@ -61,7 +61,8 @@ class Informational:
     async def __call__(self, status: int, headers: Headers) -> None:
         """See `InformationalSender`. A `100` asks the client for the body, if it waits to be asked.
 
-        A client that has left is no matter for the upstream: the handler is cancelled.
+        A client that has left is no matter for the upstream: the handler is cancelled. Nor does one that does not
+        read hold it up, with all who wait for the same response: its hints are left out.
         """
         if self.over or self._request.version < (1, 1) or status == 101:
             return
@@ -70,9 +71,10 @@ class Informational:
                 with contextlib.suppress(ClientError):
                     self._request.body.ask()
             return
+        if self._connection.writing_paused:
+            return
         try:
             self._connection.send(self._writer.informational_head(status, headers))
-            await self._connection.drain()
         except UnwritableResponseError as error:
             _log.error("informational response cannot be written", status=status, detail=error.detail)
         except ClientGoneError:

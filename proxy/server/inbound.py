@@ -166,14 +166,16 @@ class RequestReader:
         if not _SANE_ID.fullmatch(request_id):
             request_id = self._make_id()
         headers["X-Request-ID"] = request_id
-        headers.popall("Expect", None)  # this server answers it itself, when the body is wanted
+        body = self._body(raw, version, send)
+        if not (isinstance(body, RequestBody) and body.held_back):
+            headers.popall("Expect", None)  # who does not wait to be told asks for nothing (RFC 9110 §10.1.1)
         request = Request(
             method=raw.method,
             target=target,
             scheme=origin.scheme,
             host=authority(origin.host, origin.scheme) or host,
             headers=CIMultiDictProxy(headers),
-            body=self._body(raw, version, send),
+            body=body,
             client=origin.client,
             version=version,
         )

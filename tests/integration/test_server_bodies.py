@@ -43,7 +43,17 @@ async def test_continue_is_sent_when_the_body_is_first_read(application: Scripte
         assert first + await client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(b"abc")
         assert (await client.response()).body == b"abc"
-        assert "Expect" not in application.requests[0].headers
+        assert application.requests[0].headers["Expect"] == "100-Continue", "the upstream may refuse before the body"
+
+
+async def test_an_expectation_without_a_wait_is_not_passed_on(application: ScriptedApplication) -> None:
+    application.answer = echo
+    async with serving(application) as listener, await RawClient.connect(listener.addresses[0]) as client:
+        await client.send(request("/", "Content-Length: 3", "Expect: 100-continue", method="POST") + b"abc")
+        assert (await client.response()).body == b"abc"
+        await client.send(request("/", "Expect: 100-continue"))
+        assert (await client.response()).status == 200
+    assert all("Expect" not in seen.headers for seen in application.requests)
 
 
 async def test_continue_is_sent_when_the_upstream_asks_for_it(application: ScriptedApplication) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import aiohttp
 import orjson
 
+from proxy.address import Address
+
 START_SECONDS = 20.0
 
 
@@ -59,12 +61,27 @@ class SidecarProcess:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def address(self) -> Address:
+        return Address("127.0.0.1", self.port)
+
     def rss_bytes(self) -> int:
         """Resident memory."""
+        return self._status_bytes("VmRSS:")
+
+    def peak_rss_bytes(self) -> int:
+        """The most resident memory since `forget_peak`, or since the start."""
+        return self._status_bytes("VmHWM:")
+
+    def forget_peak(self) -> None:
+        """Begin a new `peak_rss_bytes`."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def _status_bytes(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
-        raise AssertionError("no VmRSS")
+        raise AssertionError(f"no {name}")
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """Log lines of one event."""
