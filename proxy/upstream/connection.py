@@ -42,10 +42,10 @@ class UpstreamConnection(asyncio.Protocol):
     """See the module."""
 
     __slots__ = (
-        "_chunks", "_clock", "_closed", "_complete", "_drained", "_error", "_fields", "_held", "_idle_timeout",
-        "_in_trailers", "_informational", "_keep_alive", "_max_head_bytes", "_parser", "_parser_spent", "_paused",
-        "_reason", "_seen_bytes", "_wake", "_without_body", "_writing_paused", "born", "busy", "idle_since", "requests",
-        "response", "sending", "transport", "upgraded",
+        "_bodiless_bytes", "_chunks", "_clock", "_closed", "_complete", "_drained", "_error", "_fields", "_held",
+        "_idle_timeout", "_in_trailers", "_informational", "_keep_alive", "_max_head_bytes", "_overrun", "_parser",
+        "_parser_spent", "_paused", "_reason", "_seen_bytes", "_wake", "_without_body", "_writing_paused", "born",
+        "busy", "idle_since", "requests", "response", "sending", "transport", "upgraded", "wrote",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, max_head_bytes: int, idle_timeout_seconds: float) -> None:
@@ -72,6 +72,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._reason = b""
         self._seen_bytes = 0
+        self._bodiless_bytes = 0  # since the last piece of body: a head, or a trailer section
+        self._overrun = False
         self._in_trailers = False
         self._informational: deque[ResponseHead] = deque()
         self._complete = False
@@ -83,6 +85,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.response: ResponseHead | None = None
         self.sending: asyncio.Task[ProxyError | None] | None = None  # of the request's body
         self.upgraded = False
+        self.wrote = False  # a byte of the request may have reached the upstream
         # llhttp cannot be told that a response to HEAD has no body: afterwards the parser still waits for one.
         if self._parser_spent:
             self._parser = httptools.HttpResponseParser(self)
@@ -132,6 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
             return
         self._seen_bytes += len(data)
+        self._bodiless_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -147,10 +151,10 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if not (self.complete and self._without_body):
                 self._fail(UpstreamError(f"the upstream's response is not HTTP: {error}"))
-        if self.response is None and self._seen_bytes > self._max_head_bytes:
+        if self._bodiless_bytes > self._max_head_bytes and not self._complete:
             self._fail(
                 UpstreamError(
-                    f"the head of the upstream's response is over {self._max_head_bytes} bytes",
+                    f"a head or trailer section of the upstream's response is over {self._max_head_bytes} bytes",
                     error_type="http_response_header_section_size",
                 )
             )
@@ -158,17 +162,26 @@ class UpstreamConnection(asyncio.Protocol):
 
     # The parser's side.
 
+    def on_message_begin(self) -> None:
+        """A response begins. One that nobody asked for, behind a complete one, must not take its place."""
+        if self._complete:
+            self._overrun = True
+            self._keep_alive = False
+
     def on_status(self, status: bytes) -> None:
         """The reason phrase, or a part of it."""
-        self._reason += status
+        if not self._overrun:
+            self._reason += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head; those of trailers are let go."""
-        if not self._in_trailers:
+        if not self._in_trailers and not self._overrun:
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        if self._overrun:
+            return
         parser = self._parser
         head = ResponseHead(parser.get_status_code(), parser.get_http_version(), self._reason, self._fields)
         self._fields, self._reason = [], b""
@@ -190,8 +203,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Bytes of the body."""
-        if not self._without_body:
-            self._take(data)
+        if self._without_body or self._overrun:
+            self._keep_alive = False
+            return
+        self._bodiless_bytes = 0
+        self._take(data)
 
     def on_message_complete(self) -> None:
         """The message ended, by its own framing."""
@@ -273,6 +289,7 @@ class UpstreamConnection(asyncio.Protocol):
         """
         if not self.alive:
             raise self._error or ConnectionClosedError("the upstream closed the connection")
+        self.wrote = True
         self.transport.write(data)
         if not self._writing_paused:
             return
@@ -281,10 +298,11 @@ class UpstreamConnection(asyncio.Protocol):
             async with asyncio.timeout(self._idle_timeout):
                 await self._drained
         except TimeoutError:
-            self.abort()
-            raise UpstreamTimeoutError(
+            error = UpstreamTimeoutError(
                 "the upstream does not take the request", error_type="connection_write_timeout"
-            ) from None
+            )
+            self._fail(error)
+            raise error from None
         if self._closed:
             raise self._error or ConnectionClosedError("the upstream closed while the request was sent")
 

@@ -42,7 +42,7 @@ class Dialler:
             raise UpstreamTimeoutError(
                 f"no connection to the upstream within {seconds:g} s", error_type="connection_timeout"
             ) from None
-        except socket.gaierror as error:
+        except (socket.gaierror, UnicodeError) as error:
             raise UpstreamConnectError(
                 f"the upstream's name {where!r} cannot be looked up", error_type="dns_error"
             ) from error
@@ -52,6 +52,10 @@ class Dialler:
             ) from error
         except ssl.SSLError as error:
             raise UpstreamConnectError("the upstream does not speak TLS", error_type="tls_protocol_error") from error
+        except FileNotFoundError as error:
+            raise UpstreamConnectError(
+                f"the upstream's socket {where!r} does not exist", error_type="destination_not_found"
+            ) from error
         except ConnectionRefusedError as error:
             raise UpstreamConnectError("the upstream refuses connections") from error
         except OSError as error:

@@ -15,8 +15,8 @@ from typing import Final
 from typing_extensions import override
 
 from proxy.clock import Clock
-from proxy.errors import OverloadedError, ProxyError, UpstreamError
-from proxy.http.body import BodyStream
+from proxy.errors import OverloadedError, ProxyError, UpstreamConnectError, UpstreamError
+from proxy.http.body import BodyStream, close_body
 from proxy.http.channel import Tunnel
 from proxy.http.headers import end_to_end
 from proxy.http.message import Headers, Request, Response, from_wire, make_headers
@@ -116,7 +116,8 @@ class UpstreamPool:
             task.cancel()
         for waiter in self._waiting:
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_exception(_shutting_down())
+        self._waiting.clear()
         for connection in list(self._open):
             connection.abort()
         self._open.clear()
@@ -136,6 +137,7 @@ class UpstreamPool:
                     await self._probe(path)
                 else:
                     began = self._clock.monotonic()
+                    self._dialling += 1
                     connection = await self._connect()
                     self.health.succeeded(self._clock.monotonic() - began)
                     self._park(connection)
@@ -151,11 +153,13 @@ class UpstreamPool:
 
     async def _probe(self, path: str) -> None:
         request = Request("GET", path, host=self._settings.address.authority, headers=make_headers())
-        response = await self.send(request)
-        if not isinstance(response.body, bytes):
-            await response.body.aclose()
+        began = self._clock.monotonic()
+        connection, head = await self._ask(request, None, "")
+        response = self._response(connection, head, without_body=False)
+        await close_body(response.body)
         if response.status >= 500:
             raise UpstreamError(f"the health path answers {response.status}")
+        self.health.succeeded(self._clock.monotonic() - began)
 
     async def _drop_idle(self) -> None:
         while True:
@@ -204,13 +208,14 @@ class UpstreamPool:
         return Tunnel(
             Response(101, _fields(head), b"", from_wire(head.reason)),
             switched,
-            UpstreamChannel(connection, lambda: self._drop(connection)),
+            UpstreamChannel(connection, lambda: self._forget(connection)),
         )
 
     def _note_failure(self, error: UpstreamError) -> None:
         self._failures.labels(error.error_type).value += 1
         if not isinstance(error, OverloadedError):
-            self.health.failed(error.detail)
+            # Whoever got no connection at all was told so by the dialler.
+            self.health.failed(error.detail, reached=not isinstance(error, UpstreamConnectError))
 
     async def _ask(
         self, request: Request, informational: InformationalSender | None, protocol: str
@@ -226,7 +231,7 @@ class UpstreamPool:
                 return connection, await self._sender.converse(connection, request, head, informational, self._tasks)
             except ConnectionClosedError:
                 self._drop(connection)
-                if not (reused and safe):
+                if not reused or (connection.wrote and not safe):
                     raise
                 self._retries.value += 1
             except BaseException:
@@ -252,30 +257,48 @@ class UpstreamPool:
         Raises:
             UpstreamError: there is none to be had.
         """
-        if self._closed:
-            raise UpstreamError("the proxy is shutting down")
-        while self._idle:
-            connection = self._idle.pop()
-            if self._is_fit(connection, safe=safe):
+        while True:
+            if self._closed:
+                raise _shutting_down()
+            connection = self._take_idle(safe=safe)
+            if connection is not None:
                 return connection
+            if len(self._open) + self._dialling < self._settings.max_connections:
+                self._dialling += 1
+                return await self._connect()
+            given = await self._wait_in_line()
+            if given is None:
+                return await self._connect()
+            if self._is_fit(given, safe=safe):
+                return given
+            self._drop(given)
+
+    def _take_idle(self, *, safe: bool) -> UpstreamConnection | None:
+        """The most recently used idle connection, if it is good for such a request."""
+        while self._idle:
+            connection = self._idle[-1]
+            if self._is_fit(connection, safe=safe):
+                return self._idle.pop()
+            if connection.alive and not safe:
+                return None  # too long idle for this request, as are those below; good for others
+            self._idle.pop()
             self._drop(connection)
-            if not safe and connection.alive:
-                break  # those below were idle for longer still
-        if len(self._open) + self._dialling < self._settings.max_connections:
-            return await self._connect()
+        return None
+
+    async def _wait_in_line(self) -> UpstreamConnection | None:
+        """A connection that another request is done with, or None: room for a new one, which is reserved."""
         if len(self._waiting) >= self._settings.max_waiting:
             raise OverloadedError("too many requests wait for the upstream", retry_after=1)
         waiter: asyncio.Future[UpstreamConnection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
             async with asyncio.timeout(self._settings.pool_wait_seconds):
-                given = await waiter
+                return await waiter
         except BaseException as error:
             self._leave_queue(waiter)
             if isinstance(error, TimeoutError):
                 raise OverloadedError("every connection to the upstream is busy", retry_after=1) from None
             raise
-        return given if given is not None else await self._connect()
 
     def _leave_queue(self, waiter: asyncio.Future[UpstreamConnection | None]) -> None:
         """Whoever gives up waiting passes on what it may have been given in the same moment."""
@@ -283,8 +306,11 @@ class UpstreamPool:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
             return
+        if waiter.exception() is not None:
+            return
         given = waiter.result()
         if given is None:
+            self._dialling -= 1
             self._pass_on_room()
         else:
             self._park(given)
@@ -301,8 +327,8 @@ class UpstreamPool:
         )
 
     async def _connect(self) -> UpstreamConnection:
+        """A new connection; its place has been counted in `_dialling`."""
         began = self._clock.monotonic()
-        self._dialling += 1
         try:
             connection = await self._dialler.dial()
         except BaseException:
@@ -310,6 +336,9 @@ class UpstreamPool:
             self._pass_on_room()
             raise
         self._dialling -= 1
+        if self._closed:
+            connection.abort()
+            raise _shutting_down()
         self._open.add(connection)
         self._connects.observe(self._clock.monotonic() - began)
         return connection
@@ -333,17 +362,26 @@ class UpstreamPool:
 
     def _drop(self, connection: UpstreamConnection) -> None:
         connection.abort()
+        self._forget(connection)
+
+    def _forget(self, connection: UpstreamConnection) -> None:
+        """It is closed, or closing: its place is free."""
         if connection in self._open:
             self._open.discard(connection)
             self._pass_on_room()
 
     def _pass_on_room(self) -> None:
-        """Let one who waits open a connection."""
-        while self._waiting:
+        """Let one who waits open a connection, as long as there is room."""
+        while self._waiting and len(self._open) + self._dialling < self._settings.max_connections:
             waiter = self._waiting.popleft()
             if not waiter.done():
+                self._dialling += 1
                 waiter.set_result(None)
                 return
+
+
+def _shutting_down() -> UpstreamError:
+    return UpstreamError("the proxy is shutting down", error_type="proxy_internal_error")
 
 
 def _fields(head: ResponseHead) -> Headers:

@@ -16,10 +16,20 @@ BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "QUERY"})
 """Methods whose requests say `Content-Length: 0` when they have no body (RFC 9110 §8.6)."""
 
 _FOR_EVER: Final = 10.0 * 365 * 86_400
+_LENGTH_DIGITS: Final = 18
+WITH_HEAD_BYTES: Final = 65_536
+"""A body up to this goes out with the head in one write; sending a longer one leaves room to hear an early answer."""
+
 _OURS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "keep-alive"})
 _UNSAFE: Final = re.compile(rb"[\r\n\0]")
 _SAFE_TARGET: Final = re.compile(rb"[^\0-\x20\x7f]+")
 _SAFE_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _declared_length(request: Request) -> int | None:
+    """What the client said of the length of a streamed body; None: nothing that counts."""
+    length = request.headers.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) <= _LENGTH_DIGITS else None
 
 
 class Sender:
@@ -50,11 +60,8 @@ class Sender:
             if name.lower() not in _OURS
         ]
         if isinstance(request.body, BodyStream):
-            length = request.headers.get("Content-Length")
-            if length is not None and length.isascii() and length.isdigit():
-                lines.append(b"Content-Length: " + length.encode())
-            else:
-                lines.append(b"Transfer-Encoding: chunked")
+            length = _declared_length(request)
+            lines.append(b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length)
         elif request.body or request.method in BODY_METHODS:
             lines.append(b"Content-Length: %d" % len(request.body))
         if protocol:
@@ -77,14 +84,20 @@ class Sender:
             UpstreamError: there is no response.
             ClientError: the client's body broke off.
         """
-        if not isinstance(request.body, BodyStream):
-            await connection.write(head + request.body if request.body else head)
+        body = request.body
+        if isinstance(body, bytes) and len(body) <= WITH_HEAD_BYTES:
+            await connection.write(head + body if body else head)
             return await self._final_head(connection, informational, None)
         await connection.write(head)
         ready = asyncio.Event()
         if "Expect" not in request.headers:
             ready.set()
-        connection.sending = tasks.start("request body", self._send_body(connection, request, request.body, ready))
+        work = (
+            self._send_whole(connection, body)
+            if isinstance(body, bytes)
+            else self._send_body(connection, body, _declared_length(request), ready)
+        )
+        connection.sending = tasks.start("request body", work)
         try:
             return await self._final_head(connection, informational, ready)
         except ProxyError:
@@ -132,21 +145,40 @@ class Sender:
             raise error
         return await connection.head(self._settings.first_byte_timeout_seconds)
 
+    async def _send_whole(self, connection: UpstreamConnection, body: bytes) -> ProxyError | None:
+        """Send a body that is here. Returns what went wrong."""
+        try:
+            await connection.write(body)
+        except UpstreamError as error:
+            return error
+        return None
+
     async def _send_body(
-        self, connection: UpstreamConnection, request: Request, body: BodyStream, ready: asyncio.Event
+        self, connection: UpstreamConnection, body: BodyStream, length: int | None, ready: asyncio.Event
     ) -> ProxyError | None:
-        """Send the body as it comes. Returns what went wrong, for whoever waits for the response to judge."""
+        """Send the body as it comes. Returns what went wrong, for whoever waits for the response to judge.
+
+        Args:
+            length: as the head declares it; not a byte more or less is sent, or the connection ends: what is behind
+                would be read as another request.
+        """
         if not ready.is_set():
             try:
                 async with asyncio.timeout(self._settings.expect_timeout_seconds):
                     await ready.wait()
             except TimeoutError:
                 ready.set()  # RFC 9110 §10.1.1: a client does not wait for ever
-        chunked = "Content-Length" not in request.headers
+        sent = 0
         try:
             async for chunk in body:
-                await connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
-            if chunked:
+                sent += len(chunk)
+                if length is not None and sent > length:
+                    raise ClientError("the request's body is longer than its Content-Length")
+                if chunk:
+                    await connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if length is None else chunk)
+            if length is not None and sent < length:
+                raise ClientError("the request's body is shorter than its Content-Length")
+            if length is None:
                 await connection.write(b"0\r\n\r\n")
         except UpstreamError as error:
             return error

@@ -177,7 +177,8 @@ async def test_a_whole_sidecar_answers_as_its_openapi_document_says(tmp_path: Pa
         for path, methods in document["paths"].items():
             if "get" not in methods or "{" in path:
                 continue
-            status, answer = await running.admin("GET", path)
+            question = "?url=http://a.test/a" if path == "/admin/cache/explain" else ""
+            status, answer = await running.admin("GET", path + question)
             assert status == 200, path
             content = methods["get"]["responses"]["200"]["content"]
             if "application/json" in content:

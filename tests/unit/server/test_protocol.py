@@ -91,7 +91,7 @@ class Bench:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what no event announces: the end of a timer inside."""
         async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110 — see above
+            while not condition():
                 await asyncio.sleep(0.005)
 
     def lose(self) -> None:
