@@ -9,7 +9,7 @@ when its last exchange is over.
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,18 @@ class Generation:
     pipeline: Pipeline
 
 
-def build_pipeline(config: Config, services: Services, upstream: UpstreamPool) -> Pipeline:
-    """The pipeline that `config` describes, its plugins not started. One instance for equal settings."""
-    instances: dict[tuple[PluginClass, PluginSettings], AnyPlugin] = {}
+def build_pipeline(
+    config: Config, services: Services, upstream: UpstreamPool, running: Iterable[AnyPlugin] = ()
+) -> Pipeline:
+    """The pipeline that `config` describes. One instance for equal settings.
+
+    Args:
+        running: plugins that run already; those whose settings have not changed go on, with what they remember (open
+            circuits, the accounts of a rate limit). The others are not started yet.
+    """
+    instances: dict[tuple[PluginClass, PluginSettings], AnyPlugin] = {
+        (type(plugin), plugin.settings): plugin for plugin in running
+    }
 
     def chain(route: RouteSettings | None) -> tuple[AnyPlugin, ...]:
         plugins: list[AnyPlugin] = []
@@ -86,6 +95,7 @@ class Sidecar:
 
     def __init__(self, config: Config, path: Path | None, clock: Clock | None = None) -> None:
         self._config = config
+        self._fixed = {name: table for name, table in config.view().items() if name not in RELOADABLE}
         self._path = path
         self.clock: Clock = clock or SystemClock()
         self.metrics = Registry()
@@ -132,7 +142,7 @@ class Sidecar:
 
     def config_view(self) -> Mapping[str, Any]:
         """The effective configuration, secrets masked."""
-        return self._generation.config.view()
+        return {**self._generation.config.view(), **self._fixed}
 
     # What the server serves.
 
@@ -206,29 +216,36 @@ class Sidecar:
         self._listening = True
         _log.info("ready", listen=[str(address) for address in listener.addresses], upstream=str(values.upstream.url))
 
-    async def _build(self, config: Config, pool: UpstreamPool | None = None) -> Generation:
-        """Build and start a generation, over `pool` if its settings have not changed.
+    async def _build(self, config: Config, old: Generation | None = None) -> Generation:
+        """Build and start a generation. It goes on with what of `old` its configuration does not change.
 
         Raises:
-            ReloadError: a plugin does not start.
+            ReloadError: the upstream's settings cannot be put into use, or a plugin does not start.
         """
-        values = config.values
-        own = pool is None
-        pool = pool or UpstreamPool(values.upstream, self.clock, self.metrics, self.tasks)
+        upstream = config.values.upstream
+        if old is not None and old.config.values.upstream == upstream:
+            pool, running = old.pool, old.pipeline.plugins
+        else:
+            old, running = None, ()
+            try:
+                pool = UpstreamPool(upstream, self.clock, self.metrics, self.tasks)
+            except (OSError, ValueError) as error:
+                raise ReloadError(f"upstream: {error}") from error
         try:
-            pipeline = build_pipeline(config, self._services, pool)
-            await pipeline.start()
+            pipeline = build_pipeline(config, self._services, pool, running)
+            await pipeline.start(running=running)
         except Exception as error:
-            if own:
+            if old is None:
                 await pool.close()
             raise ReloadError(f"a plugin does not start: {error}") from error
-        if own:
+        if old is None:
             await pool.start()
         return Generation(config, pool, pool.health, pipeline)
 
     async def _close_generation(self) -> None:
-        await self._generation.pipeline.retire(0)
-        await self._generation.pool.close()
+        async with self._reloading:
+            await self._generation.pipeline.retire(0)
+            await self._generation.pool.close()
 
     async def _drain(self, listener: Listener) -> None:
         self._draining = True
@@ -268,17 +285,23 @@ class Sidecar:
             ReloadError: a plugin does not start; the old one stays.
         """
         async with self._reloading:
+            if self._draining:
+                raise ReloadError("the sidecar is shutting down")
             old = self._generation
             config = await asyncio.to_thread(configuration.load, self._path)
-            before, after = old.config.view(), config.view()
-            changed = sorted(name for name in after if after[name] != before.get(name))
-            same_upstream = config.values.upstream == old.config.values.upstream
-            self._generation = await self._build(config, old.pool if same_upstream else None)
+            changed = config.differences(old.config)
+            fresh = await self._build(config, old)
+            self._generation = fresh
             self._logs.configure(config.values.log)
-            self.tasks.spawn("retire", self._retire(old, keep_pool=same_upstream))
-            return ReloadReport(changed=changed, restart_needed=[name for name in changed if name not in RELOADABLE])
+            self.tasks.spawn("retire", self._retire(old, fresh))
+            return ReloadReport(
+                changed=changed,
+                restart_needed=[name for name in config.differences(self._config) if name not in RELOADABLE],
+            )
 
-    async def _retire(self, old: Generation, *, keep_pool: bool) -> None:
-        await old.pipeline.retire(old.config.values.server.drain_timeout_seconds)
-        if not keep_pool:
+    async def _retire(self, old: Generation, fresh: Generation) -> None:
+        """End what of `old` does not go on in `fresh`, once its exchanges are over."""
+        grace_seconds = self._config.values.server.drain_timeout_seconds
+        await old.pipeline.retire(grace_seconds, keep=fresh.pipeline.plugins)
+        if old.pool is not fresh.pool:
             await old.pool.close()

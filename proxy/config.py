@@ -166,6 +166,16 @@ class Config:
         own: PluginSettings = tables.__dict__[plugin.name]
         return merge(base, own)
 
+    def differences(self, other: "Config") -> list[str]:
+        """Names of the tables that differ, those of which only a secret does too."""
+        ours, theirs = self.view(), other.view()
+        return sorted(
+            name
+            for name in ours
+            if ours[name] != theirs.get(name)
+            or (name in BaseConfig.model_fields and getattr(self.values, name) != getattr(other.values, name))
+        )
+
     def view(self) -> dict[str, Any]:
         """Every setting as JSON values, secrets masked."""
         return self.values.model_dump(mode="json")

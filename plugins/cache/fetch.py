@@ -293,7 +293,11 @@ class Fetcher:
         if not voyage.claimed.done():
             voyage.reader = shared.reader()
         flight.land(Kept(response, stored, None, shared, names, variant, response.status))
-        error = await _pump(response.body, shared, flight)
+        try:
+            error = await _pump(response.body, shared, flight)
+        except BaseException:
+            self.completed(voyage, None, aborted=True)
+            raise
         if shared.overflown:
             until = self._clock.monotonic() + self._settings.uncacheable_seconds
             self.uncacheable.add(key, until, Reason.TOO_LARGE)

@@ -276,7 +276,7 @@ class Cache(Plugin[CacheSettings]):
             report = CacheReport(CacheResult.MISS, landed.reason, fwd, landed.response.status, key=place.key.primary)
             self._report(exchange, report)
             return landed.response
-        if not landed.suits(request):
+        if voyage is None and not landed.suits(request):
             return _Turn.AGAIN
         result = CacheResult.REVALIDATED if landed.confirmed else CacheResult.MISS
         report = CacheReport(

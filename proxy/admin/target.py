@@ -20,7 +20,7 @@ class ReloadReport(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     changed: list[str] = Field(description="Tables that differ from before.")
-    restart_needed: list[str] = Field(description="Those of them that take effect only after a restart.")
+    restart_needed: list[str] = Field(description="Tables that differ from those in effect, and wait for a restart.")
 
 
 class ReloadError(Exception):

@@ -9,7 +9,7 @@ sends requests of its own (`Exchange.tail`) runs the part right of it as a pipel
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -222,35 +222,41 @@ class Pipeline:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def start(self) -> None:
-        """Start every plugin once, from left to right.
+    async def start(self, *, running: Collection[AnyPlugin] = ()) -> None:
+        """Start every plugin once, from left to right, but for those that are `running`.
 
         Raises:
             Exception: what a plugin's `start` raised; those started before are closed.
         """
         for plugin in self.plugins:
+            if plugin in running:
+                continue
             try:
                 await plugin.start()
             except BaseException:
-                await self.close()
+                await self.close(keep=running)
                 raise
 
-    async def close(self) -> None:
-        """Close every plugin, from right to left; a failing one is logged and the others are closed all the same."""
+    async def close(self, *, keep: Collection[AnyPlugin] = ()) -> None:
+        """Close every plugin but `keep`, from right to left; a failing one is logged and the others are closed all the
+        same.
+        """
         for plugin in reversed(self.plugins):
+            if plugin in keep:
+                continue
             try:
                 await plugin.close()
             except Exception as error:  # noqa: BLE001 — logged; the others have a right to be closed
                 _log.error("plugin did not close", plugin=plugin.name, exc_info=error)
 
-    async def retire(self, grace_seconds: float) -> None:
-        """Wait until no exchange is under way, at most `grace_seconds`, then close."""
+    async def retire(self, grace_seconds: float, *, keep: Collection[AnyPlugin] = ()) -> None:
+        """Wait until no exchange is under way, at most `grace_seconds`, then close all but `keep`."""
         try:
             async with asyncio.timeout(grace_seconds):
                 await self._idle.wait()
         except TimeoutError:
             _log.warning("closing plugins with exchanges under way", exchanges=self._in_flight)
-        await self.close()
+        await self.close(keep=keep)
 
     async def handle(
         self, request: Request, *, request_id: str, informational: InformationalSender | None = None

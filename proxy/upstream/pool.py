@@ -81,6 +81,7 @@ class UpstreamPool:
         self._settings = settings
         self._clock = clock
         self._tasks = tasks
+        self._metrics = metrics
         self._dialler = Dialler(settings, clock)
         self._sender = Sender(settings)
         self.health = UpstreamHealth(clock, settings.url)
@@ -96,14 +97,16 @@ class UpstreamPool:
             "sidecache_upstream_retries", "Requests sent again because a reused connection had closed"
         ).labels()
         self._failures = metrics.counter("sidecache_upstream_failures", "Requests without a response", ("error",))
-        metrics.gauge("sidecache_upstream_open_connections", "Connections to the upstream", lambda: len(self._open))
-        metrics.gauge("sidecache_upstream_idle_connections", "Those of them not in use", lambda: len(self._idle))
-        metrics.gauge("sidecache_upstream_waiting", "Requests that wait for a connection", lambda: len(self._waiting))
 
     # Life.
 
     async def start(self) -> None:
         """See whether the upstream is there; if it is not, say so once and go on looking. Drop idle connections."""
+        # Not before: a pool that a refused reload made must not be the one whose connections are shown.
+        gauge = self._metrics.gauge
+        gauge("sidecache_upstream_open_connections", "Connections to the upstream", lambda: len(self._open))
+        gauge("sidecache_upstream_idle_connections", "Those of them not in use", lambda: len(self._idle))
+        gauge("sidecache_upstream_waiting", "Requests that wait for a connection", lambda: len(self._waiting))
         self._background = [
             self._tasks.start("upstream watch", self._watch()),
             self._tasks.start("upstream idle", self._drop_idle()),

@@ -77,6 +77,10 @@ class SidecarProcess:
         """Begin a new `peak_rss_bytes`."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
+    def open_files(self) -> int:
+        """How many file descriptors it holds."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
     def _status_bytes(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(name):
