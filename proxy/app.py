@@ -3,7 +3,8 @@
 Theory of operation. What lives as long as the process (tiers, log, listeners, admin port) is entered into one
 `AsyncExitStack` and left in reverse. What a reload may replace (the upstream pool and the pipeline) is a `Generation`:
 a reload builds the next one beside the running one, and swaps them only when it has started; the old one is retired
-when its last exchange is over.
+when its last exchange is over. What a reload does not change goes on: the pool, and over the same pool each plugin
+whose settings are the same, with what it remembers.
 """
 
 import asyncio
