@@ -185,10 +185,12 @@ class Sidecar:
             self._logs = Logs(self._config.values.log, self.clock.wall)
             stack.callback(self._logs.close)
             self.metrics.total("sidecache_log_dropped_lines", "Log lines never written", lambda: self._logs.dropped)
-            await self._start(stack)
+            # Before anything starts: a signal that comes meanwhile is no reason to die of it.
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._on_stop, number)
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            async with self._reloading:
+                await self._start(stack)
             await self._stop.wait()
         return 0
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.origin import Origin, origin
 from tests.support.raw_client import RawClient, RawResponse, request
-from tests.support.sidecar import SidecarProcess, sidecar, toml
+from tests.support.sidecar import SidecarProcess, eventually, sidecar, toml
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -142,3 +142,28 @@ async def test_a_refused_reload_leaves_the_metrics_of_the_pool_that_works(app: O
         _, metrics = await running.admin("GET", "/metrics")
         (line,) = [line for line in metrics.splitlines() if line.startswith("sidecache_upstream_open_connections")]
         assert float(line.rpartition(" ")[2]) == 1
+
+
+@pytest.mark.parametrize("number", ["SIGHUP", "SIGTERM"])
+async def test_a_signal_that_comes_during_the_start_is_obeyed_after_it(
+    app: Origin, tmp_path: Path, number: str
+) -> None:
+    (tmp_path / "sidecar_signal_plugin.py").write_text(
+        "import os, signal\n"
+        "from proxy.pipeline.plugin import Plugin, PluginSettings\n"
+        "class Signalling(Plugin[PluginSettings]):\n"
+        "    name = 'signalling'\n"
+        "    settings_type = PluginSettings\n"
+        "    async def start(self):\n"
+        f"        os.kill(os.getpid(), signal.{number})\n"
+    )
+    tables: dict[str, Any] = {
+        "cache": {"l2": "none"},
+        "pipeline": {"order": ["cache", "sidecar_signal_plugin:Signalling"]},
+    }
+    async with sidecar(app.url, tmp_path, tables, environment={"PYTHONPATH": str(tmp_path)}) as running:
+        if number == "SIGTERM":
+            assert await running.wait() == 0
+            return
+        await eventually(lambda: bool(running.events("configuration reloaded")))
+        assert (await ask(running)).status == 200
