@@ -13,6 +13,8 @@ from typing import Final, TypeAlias
 
 from typing_extensions import override
 
+from plugins.cache.asking import filling_request
+from plugins.cache.parts import answers, beside, is_whole_part
 from plugins.cache.settings import CacheSettings
 from proxy.errors import ProxyError, UpstreamError
 from proxy.http.body import BodyStream, WrappedStream, close_body
@@ -20,6 +22,7 @@ from proxy.http.message import Request, Response
 from proxy.pipeline.exchange import Exchange, Outcome, Tail
 from proxy.pipeline.plugin import Services
 from proxy.policy import invalidation, reuse, storing, validation, vary
+from proxy.policy.freshness import lifetime
 from proxy.policy.keys import primary_key
 from proxy.policy.model import PolicyOptions, Stored
 from proxy.policy.reasons import Reason
@@ -71,8 +74,10 @@ class Kept:
     confirmed: bool = False
 
     def suits(self, request: Request) -> bool:
-        """Whether `request` selects this variant."""
-        return not self.names or vary.variant_key(self.names, request.headers) == self.variant
+        """Whether `request` selects this variant, and a part has all that it asks for."""
+        if self.names and vary.variant_key(self.names, request.headers) != self.variant:
+            return False
+        return answers(request, self.stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +188,16 @@ class Fetcher:
         self.uncacheable = Recent()
         self.failing = Recent()
 
-    def set_out(self, key: FlightKey, exchange: Exchange, place: Place) -> tuple[Flight[Landed], Voyage]:
-        """Begin a flight for what `exchange` asks; `place` is where it is stored, or will be."""
+    def set_out(
+        self, key: FlightKey, exchange: Exchange, place: Place, *, part: bool = False
+    ) -> tuple[Flight[Landed], Voyage]:
+        """Begin a flight for what `exchange` asks; `place` is where it is stored, or will be.
+
+        Args:
+            part: for the range that it asks for, not the whole.
+        """
         assert exchange.tail is not None
-        request = _upstream_request(exchange.request, place.entry)
+        request = filling_request(exchange.request, place.entry, part=part)
         voyage = Voyage(exchange.detach(request), exchange.tail, place)
         voyage.exchange.informational = exchange.informational
 
@@ -219,12 +230,12 @@ class Fetcher:
                 return
             # The origin confirmed something that is not stored here: ask again without validators.
             hints = voyage.exchange.informational
-            voyage.exchange = voyage.exchange.detach(_upstream_request(voyage.exchange.request, None))
+            voyage.exchange = voyage.exchange.detach(filling_request(voyage.exchange.request, None))
             voyage.exchange.informational = hints
             voyage.place = replace(voyage.place, entry=None)
             await self._fly(key, flight, voyage)
             return
-        reason = self._refusal(voyage.exchange.request, response)
+        reason = self._refusal(voyage.exchange.request, voyage.place, response)
         if reason is not None:
             if response.status in ERROR_STATUSES:
                 self._remember_failure(key, voyage)
@@ -239,7 +250,7 @@ class Fetcher:
         if voyage.place.entry is not None:
             self.failing.add(key, self._clock.monotonic() + self._settings.retry_seconds, Reason.UPSTREAM_ERROR)
 
-    def _refusal(self, request: Request, response: Response) -> Reason | None:
+    def _refusal(self, request: Request, place: Place, response: Response) -> Reason | None:
         """Why `response` may not be stored, if it may not."""
         verdict = storing.may_store(request, response, self._options)
         if not verdict:
@@ -249,7 +260,35 @@ class Fetcher:
             return Reason.TOO_LARGE
         if isinstance(response.body, bytes) and len(response.body) > self._settings.max_object_bytes:
             return Reason.TOO_LARGE
-        return None
+        if request.method == "POST" and not self._is_fresh_explicitly(response):
+            return Reason.NO_FRESHNESS
+        if isinstance(response.body, bytes) and not storing.is_complete(request, response, len(response.body)):
+            return Reason.INCOMPLETE
+        return Reason.TOO_MANY_VARIANTS if self._is_crowded(request, place, response) else None
+
+    def _is_fresh_explicitly(self, response: Response) -> bool:
+        """RFC 9110 §9.3.3: what a POST brings has a lifetime from the origin, or is not stored."""
+        return lifetime(response, received=self._clock.wall(), options=self._options).explicit
+
+    def _is_crowded(self, request: Request, place: Place, response: Response) -> bool:
+        """Whether the resource has all the variants it may have, and the response would be one more.
+
+        Newcomers are refused, nobody is displaced: odd values sent on purpose cannot push out the variants in use. What
+        counts is what L1 holds and can still use. Only storing looks at that; a hit costs nothing.
+        """
+        marker = place.marker
+        if marker is None or not (names := vary.vary_names(response.headers)) or not set(names) <= set(marker.names):
+            return False
+        key = variant_place(place.key.primary, marker, request)
+        now, generation = self._clock.wall(), f"{marker.generation}."
+        in_use = [
+            other
+            for other in self._store.l1.keys_of_primary(key.primary)
+            if other.variant.startswith(generation)
+            and (held := self._store.l1.peek(other)) is not None
+            and held.discard_at > now
+        ]
+        return len(in_use) >= self._options.max_variants and key not in in_use
 
     async def _pass(self, flight: Flight[Landed], voyage: Voyage, response: Response, reason: Reason) -> None:
         flight.joinable = False
@@ -285,7 +324,7 @@ class Fetcher:
         variant = vary.variant_key(names, request.headers) if names else ""
         if isinstance(response.body, bytes):
             entry = self._entry(voyage, response, stored, response.body, purge_id)
-            await self._put(request, entry, names)
+            await self._put(request, entry, names, response)
             self.completed(voyage, None)
             flight.land(Kept(response, stored, entry, None, names, variant, response.status))
             return
@@ -301,10 +340,10 @@ class Fetcher:
         if shared.overflown:
             until = self._clock.monotonic() + self._settings.uncacheable_seconds
             self.uncacheable.add(key, until, Reason.TOO_LARGE)
-        elif error is None:
+        elif error is None and storing.is_complete(request, response, shared.size):
             whole = shared.whole()
             stored = replace(stored, body_length=len(whole))
-            await self._put(request, self._entry(voyage, response, stored, whole, purge_id), names)
+            await self._put(request, self._entry(voyage, response, stored, whole, purge_id), names, response)
         self.completed(voyage, error)
 
     def _entry(self, voyage: Voyage, response: Response, stored: Stored, body: bytes, purge_id: PurgeId) -> Entry:
@@ -322,14 +361,23 @@ class Fetcher:
             route=voyage.exchange.route.name,
         )
 
-    async def _put(self, request: Request, entry: Entry, names: tuple[str, ...]) -> None:
-        """Store `entry`, and the marker of a resource that varies."""
+    async def _put(self, request: Request, entry: Entry, names: tuple[str, ...], response: Response) -> None:
+        """Store `entry`, and the marker of a resource that varies; a part together with what it continues."""
         primary = primary_key(request, self._rules)
-        if not names:
-            self._store.put(CacheKey(primary), entry)
-            return
-        marker = await self._marker(primary, entry, names)
-        self._store.put(variant_place(primary, marker, request), entry)
+        key = CacheKey(primary)
+        if names:
+            key = variant_place(primary, await self._marker(primary, entry, names), request)
+        if entry.stored.content_range is not None:
+            if not is_whole_part(entry.stored, len(entry.body)):
+                return
+            held = await self._store.get(key)
+            limit = self._settings.max_object_bytes
+            known = held.record if held is not None else None
+            grown = beside(known, entry, response, max_bytes=limit, options=self._options)
+            if grown is known:
+                return
+            entry = grown
+        self._store.put(key, entry)
 
     async def _marker(self, primary: str, entry: Entry, names: tuple[str, ...]) -> VaryMarker:
         """The marker under which `entry` belongs. Names are only ever added: a response keyed by more fields than its
@@ -406,16 +454,3 @@ async def _pump(source: BodyStream, shared: SharedBody, flight: Flight[Landed]) 
 def variant_place(primary: str, marker: VaryMarker, request: Request) -> CacheKey:
     """The key of the variant that `request` selects."""
     return CacheKey(primary, f"{marker.generation}.{vary.variant_key(marker.names, request.headers)}")
-
-
-CLIENT_CONDITIONS: Final = ("If-None-Match", "If-Modified-Since", "If-Range", "Range")
-
-
-def _upstream_request(request: Request, entry: Entry | None) -> Request:
-    """The request that fills the cache: without the client's own conditions, with the stored validators."""
-    headers = request.headers.copy()
-    for name in CLIENT_CONDITIONS:
-        headers.popall(name, None)
-    if entry is not None:
-        headers.update(validation.conditional_headers(entry.stored))
-    return replace(request, headers=type(request.headers)(headers))

@@ -5,6 +5,8 @@ stands left works for each client. The rules are those of `proxy.policy`; here t
 """
 
 import asyncio
+import random
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from enum import Enum
 from typing import ClassVar, Final
@@ -12,9 +14,12 @@ from typing import ClassVar, Final
 from typing_extensions import override
 
 from plugins.cache.account import Account
+from plugins.cache.asking import CLIENT_CONDITIONS, FieldGuard
+from plugins.cache.content import read_content
 from plugins.cache.explain import Explainer
 from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Landed, Passed, Place, Voyage, variant_place
 from plugins.cache.forms import EntryForms, FormMaker
+from plugins.cache.parts import wanted_part
 from plugins.cache.serving import aged_headers, respond
 from plugins.cache.settings import CacheSettings
 from proxy.errors import ProxyError, UpstreamError
@@ -53,8 +58,17 @@ class Cache(Plugin[CacheSettings]):
     name: ClassVar[str] = "cache"
     settings_type = CacheSettings
 
-    def __init__(self, settings: CacheSettings, services: Services) -> None:
+    def __init__(
+        self,
+        settings: CacheSettings,
+        services: Services,
+        draw: Callable[[], float] = random.random,  # from [0, 1); it only spreads refreshes
+    ) -> None:
         super().__init__(settings, services)
+        self._draw = draw
+        self._guard = FieldGuard(
+            {name.lower(): rule for name, rule in settings.unkeyed_fields.items()}, settings.key_rules().fields
+        )
         self._options = settings.policy_options()
         self._rules = settings.key_rules()
         self._clock = services.clock
@@ -83,9 +97,14 @@ class Cache(Plugin[CacheSettings]):
     async def on_request(self, exchange: Exchange) -> Response | None:
         request = exchange.request
         aside = self._why_aside(exchange)
+        if aside is None and request.method in self.settings.body_methods:
+            request, known = await read_content(request, self.settings.max_request_body_bytes)
+            exchange.request = request
+            aside = None if known else Reason.REQUEST_BODY
         if aside is not None:
             exchange.cache = CacheReport(CacheResult.BYPASS, aside, aside.fwd)
             return None
+        request = exchange.request = self._guard.without_dropped(request)
         primary = primary_key(request, self._rules)
         for _ in range(ATTEMPTS):
             place = self._find_local(primary, request)
@@ -94,6 +113,9 @@ class Cache(Plugin[CacheSettings]):
             now = self._clock.wall()
             stored = place.entry.stored if place.entry is not None else None
             decision = reuse.decide(request, stored, now, self._options)
+            if isinstance(decision, Revalidate) and place.tier == "l1" and self._store.l2 is not None:
+                place, decision = await self._look_past_l1(exchange, place, decision)
+                now = self._clock.wall()
             exchange.put(_PLACE, place)
             landed = await self._act(exchange, place, decision, now)
             if landed is not _Turn.AGAIN:
@@ -106,14 +128,21 @@ class Cache(Plugin[CacheSettings]):
         request = exchange.request
         if self.settings.bypass:
             return Reason.CACHE_OFF
-        if request.method not in METHODS:
+        if request.method not in METHODS and request.method not in self.settings.body_methods:
             return Reason.METHOD_NOT_CACHED
         if exchange.switch_to:
             return Reason.PROTOCOL_SWITCH
+        if self._guard.bypasses(request):
+            return Reason.REQUEST_FIELD
+        if request.method not in METHODS:
+            # With an unsafe method these are conditions on the state that it is to change (RFC 9110 §13.1.2).
+            conditional = any(name in request.headers for name in (*ORIGIN_CONDITIONS, *CLIENT_CONDITIONS))
+            return Reason.REQUEST_CONDITION if conditional else None
         return Reason.REQUEST_BODY if request.body else None
 
     async def explain(self, exchange: Exchange) -> Explanation:
         """See `Explains.explain`."""
+        exchange.request = self._guard.without_dropped(exchange.request)
         explainer = Explainer(self.settings, self._options, self.services, self._fetcher)
         return await explainer.explain(exchange, self._why_aside(exchange))
 
@@ -123,7 +152,11 @@ class Cache(Plugin[CacheSettings]):
         match decision:
             case Hit():
                 assert entry is not None
-                report = CacheReport(CacheResult.HIT, decision.reason, ttl=decision.ttl, tier=place.tier)
+                reason = decision.reason
+                if self.settings.early_refresh_beta and self._refreshes_early(entry, now):
+                    self._refresh(exchange, key, place)
+                    reason = Reason.REFRESHED_EARLY
+                report = CacheReport(CacheResult.HIT, reason, ttl=decision.ttl, tier=place.tier)
                 return self._serve(exchange, place, entry, now, report)
             case StaleHit():
                 assert entry is not None
@@ -141,6 +174,10 @@ class Cache(Plugin[CacheSettings]):
                     return stale
                 return await self._fetch(exchange, key, place, decision.reason, decision.ttl)
             case Miss():
+                # A part that does not answer this request is not asked for: a 304 would bring it back.
+                place = Place(place.key, place.marker)
+                part = wanted_part(exchange.request) if self.settings.store_parts else None
+                key = key if part is None else (*key, part)
                 return await self._fetch(exchange, key, place, decision.reason, None)
 
     # Looking up.
@@ -168,8 +205,23 @@ class Cache(Plugin[CacheSettings]):
             return Place(key, marker)
         return Place(key, marker, found.record, found.tier)
 
+    async def _look_past_l1(self, exchange: Exchange, place: Place, decision: Revalidate) -> tuple[Place, Decision]:
+        """What L2 has may be newer than what L1 has, if another sidecar refreshed it: that saves asking the origin."""
+        assert place.entry is not None
+        if self._fetcher.flights.find(self._flight_key(exchange.request, place)) is not None:
+            return place, decision
+        newer = await self._store.get_newer(place.key, place.entry)
+        if newer is None:
+            return place, decision
+        judged = reuse.decide(exchange.request, newer.stored, self._clock.wall(), self._options)
+        return replace(place, entry=newer, tier="l2"), judged
+
+    def _refreshes_early(self, entry: Entry, now: float) -> bool:
+        draw = 1.0 - self._draw()
+        return reuse.refreshes_early(entry.stored, now, beta=self.settings.early_refresh_beta, draw=draw)
+
     @staticmethod
-    def _flight_key(request: Request, place: Place) -> FlightKey:
+    def _flight_key(request: Request, place: Place) -> tuple[Hashable, ...]:
         # What a request with credentials learns about a key (that it is private, say) holds for such requests alone.
         return place.key, "Authorization" in request.headers
 
@@ -215,7 +267,8 @@ class Cache(Plugin[CacheSettings]):
         flight = self._fetcher.flights.find(key)
         voyage: Voyage | None = None
         if flight is None or not self._may_join(request, place, flight, reason):
-            flight, voyage = self._fetcher.set_out(key, exchange, place)
+            part = place.entry is None and "Range" in request.headers
+            flight, voyage = self._fetcher.set_out(key, exchange, place, part=part)
         try:
             landed = await flight.wait()
         except asyncio.CancelledError:
@@ -233,7 +286,8 @@ class Cache(Plugin[CacheSettings]):
         """Why this request goes to the origin by itself, its answer neither stored nor shared, if it does."""
         if request.method == "HEAD":
             return Reason.METHOD_NOT_CACHED
-        if "Range" in request.headers and place.entry is None:
+        alone = "Range" in request.headers and not (self.settings.store_parts and wanted_part(request) is not None)
+        if alone and place.entry is None:
             return Reason.RANGE_REQUEST
         if any(name in request.headers for name in ORIGIN_CONDITIONS):
             return Reason.REQUEST_CONDITION
@@ -273,6 +327,7 @@ class Cache(Plugin[CacheSettings]):
             if voyage is None:
                 self._alone(exchange, Reason.RECENTLY_UNCACHEABLE, ttl, place.key.primary)
                 return None
+            await self._invalidate(request, landed.response)
             report = CacheReport(CacheResult.MISS, landed.reason, fwd, landed.response.status, key=place.key.primary)
             self._report(exchange, report)
             return landed.response

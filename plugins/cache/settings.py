@@ -4,6 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ByteSize, Field
 
+from plugins.cache.asking import FieldRule
 from proxy.pipeline.plugin import PluginSettings
 from proxy.policy.keys import KeyRules
 from proxy.policy.model import PolicyOptions
@@ -27,7 +28,17 @@ class CacheSettings(PluginSettings):
         ignore_request_directives: request directives that clients may not use to get round the cache.
         targets: targeted cache-control fields, most specific first (RFC 9213).
         store_set_cookie: keep and replay `Set-Cookie`.
-        max_variants: how many variants of a resource are kept.
+        max_variants: how many variants of a resource are kept; while there are as many, others pass without being kept.
+        store_parts: ask for, keep and combine the parts that clients ask for; otherwise a Range request that nothing
+            stored answers goes to the origin by itself.
+        body_methods: of POST and QUERY, those whose responses are kept, by the request's body. RFC 9110 §9.3.3 lets no
+            POST be answered from a stored response, for a POST may change something: a route that lists it says that
+            here it does not. Its response is kept only with an explicit lifetime, and one that is kept invalidates
+            nothing; all others do.
+        max_request_body_bytes: such requests with longer bodies bypass the cache.
+        early_refresh_beta: how eagerly a fresh response is refreshed ahead of its expiry (XFetch); 1 is usual, 0: not.
+        unkeyed_fields: what is done about a request field by which the origin may choose its answer: "drop", "bypass"
+            or "pass"; by name, beyond and before the rules in `plugins.cache.asking`.
         ignore_query: query parameters that are no part of the key; `*` is a wildcard.
         sort_query: the order of query parameters does not matter.
         key_headers: request fields that are part of the key.
@@ -51,6 +62,11 @@ class CacheSettings(PluginSettings):
     targets: tuple[FieldName, ...] = ("CDN-Cache-Control",)
     store_set_cookie: bool = False
     max_variants: Annotated[int, Field(ge=1, le=10_000)] = 64
+    store_parts: bool = True
+    body_methods: tuple[Literal["POST", "QUERY"], ...] = ()
+    max_request_body_bytes: Annotated[ByteSize, Field(ge=0, le=16 << 20)] = ByteSize(64 << 10)
+    early_refresh_beta: Annotated[float, Field(ge=0, le=100)] = 0.0
+    unkeyed_fields: dict[FieldName, FieldRule] = Field(default_factory=dict)
     ignore_query: tuple[str, ...] = ()
     sort_query: bool = False
     key_headers: tuple[FieldName, ...] = ()
@@ -81,6 +97,8 @@ class CacheSettings(PluginSettings):
             stale_if_error=self.stale_if_error_seconds,
             store_set_cookie=self.store_set_cookie,
             max_variants=self.max_variants,
+            methods=("GET", "HEAD", *self.body_methods),
+            store_parts=self.store_parts,
         )
 
     def key_rules(self) -> KeyRules:
@@ -89,4 +107,5 @@ class CacheSettings(PluginSettings):
             ignored_parameters=self.ignore_query,
             sorted_query=self.sort_query,
             fields=tuple(sorted(name.lower() for name in self.key_headers)),
+            body_methods=self.body_methods,
         )

@@ -4,11 +4,15 @@ Scheme and host are in every key. The key is readable text, so that a purge by k
 (RFC 9211 §2.7) can name it.
 """
 
+import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Final
 
-from proxy.http.message import Request
+from proxy.http.headers import combined
+from proxy.http.message import Headers, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +23,18 @@ class KeyRules:
         ignored_parameters: names of query parameters left out; `*` and `?` are wildcards (`utm_*`).
         sorted_query: parameters in the order of their names, so that `?a=1&b=2` and `?b=2&a=1` are one resource.
         fields: lower-case request header names whose values are part of the key.
+        body_methods: methods whose content is part of the key; it must have been read (`bytes`).
     """
 
     ignored_parameters: tuple[str, ...] = ()
     sorted_query: bool = False
     fields: tuple[str, ...] = ()
+    body_methods: tuple[str, ...] = ()
 
     @property
     def plain(self) -> bool:
         """Whether the target is the key as it is."""
-        return not (self.ignored_parameters or self.sorted_query or self.fields)
+        return not (self.ignored_parameters or self.sorted_query or self.fields or self.body_methods)
 
 
 PLAIN_RULES = KeyRules()
@@ -46,7 +52,52 @@ def primary_key(request: Request, rules: KeyRules = PLAIN_RULES) -> str:
     for name in rules.fields:
         # A field value holds no line break, so no value can pose as another field.
         key += f"\n{name}:{','.join(value.strip() for value in request.headers.getall(name, ()))}"
+    if request.method in rules.body_methods:
+        assert isinstance(request.body, bytes)
+        key += f"\nbody:{content_digest(request.headers, request.body)}"
     return key
+
+
+def content_digest(headers: Headers, body: bytes) -> str:
+    """What stands for a request's content in a key: equal only for contents that mean the same (RFC 9110 §6.4).
+
+    JSON counts without its white space, its escapes and the order of names. Numbers count as they are written, and JSON
+    that names a member twice counts byte for byte: recipients do not agree on what these mean, and what one of them
+    takes for different must not share an answer.
+    """
+    described = [combined(headers, name) for name in _CONTENT_FIELDS]
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    canonical: object = body
+    if (media_type == "application/json" or media_type.endswith("+json")) and described[1] is None:
+        try:
+            canonical = json.loads(body.decode(), **_JSON_HOOKS)
+        except (ValueError, RecursionError):
+            canonical = body
+    try:
+        text = repr((described, canonical))
+    except RecursionError:  # what was read without may be too deep to be written
+        text = repr((described, body))
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _members(pairs: list[tuple[str, object]]) -> object:
+    names = {name for name, _ in pairs}
+    if len(names) != len(pairs):
+        raise ValueError("a member is named twice")
+    return "object", tuple(sorted(pairs, key=lambda pair: pair[0]))
+
+
+def _number(text: str) -> object:
+    return "number", text  # a tuple, as no JSON string or array becomes one
+
+
+_JSON_HOOKS: Final[dict[str, Any]] = {
+    "object_pairs_hook": _members,
+    "parse_int": _number,
+    "parse_float": _number,
+    "parse_constant": _number,
+}
+_CONTENT_FIELDS: Final = ("Content-Type", "Content-Encoding", "Content-Language")
 
 
 @lru_cache(maxsize=4096)

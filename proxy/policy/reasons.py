@@ -139,6 +139,12 @@ class Reason(Enum):
         "RFC 9110 §9.3.1",
         "bypass",
     )
+    REQUEST_FIELD = (
+        "request-field",
+        "The request has a field by which the origin may choose its answer, and which is no part of the cache key.",
+        "RFC 9111 §2",
+        "bypass",
+    )
     REQUEST_CONDITION = (
         "request-condition",
         "The request has a condition that only the origin can judge.",

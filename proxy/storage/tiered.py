@@ -126,6 +126,22 @@ class TieredStore:
             return Found(newer, "l1")
         return None if record is None else self._judge(key, record)
 
+    async def get_newer(self, key: CacheKey, held: Entry) -> Entry | None:
+        """What L2 has in place of `held`, which L1 has: another sidecar may have refreshed it. Kept in L1 from then on.
+
+        Returns:
+            None when L2 has nothing newer.
+        """
+        if self.l2 is None or self._behind is None or not self.log.ready or self._behind.waiting(key) is not None:
+            return None
+        record = await self._ask(self.l2, key)
+        if not isinstance(record, Entry) or record.stored.response_time <= held.stored.response_time:
+            return None
+        if self.l1.peek(key) is not held:  # replaced, or purged, while L2 was asked
+            return None
+        found = self._judge(key, record)
+        return found.record if found is not None and isinstance(found.record, Entry) else None
+
     async def _ask(self, l2: SecondTier, key: CacheKey) -> Record | None:
         """What L2 has under `key`, unless it was written meanwhile: then this answer is an old one."""
         self._asked[key] = self._asked.get(key, 0) + 1
