@@ -1,18 +1,24 @@
-"""The command line. Exit codes: 0 all is well, 1 it could not run, 2 the configuration or the call is wrong."""
+"""The command line. Exit codes: 0 all is well, 1 it could not run, 2 the configuration or the call is wrong.
+
+What a command needs is imported when it runs: importing the whole sidecar takes 0.8 s of a processor, and `--help`
+needs none of it.
+"""
 
 import asyncio
+import gc
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import orjson
 import uvloop
 
-from proxy import config as configuration
-from proxy.app import Sidecar, StartError
 from proxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from proxy.config import Config
 
 DEFAULT_CONFIG: Final = Path("config.toml")
 FAILED: Final = 1
@@ -33,7 +39,9 @@ def _path(given: Path | None) -> Path | None:
     return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
 
 
-def _load(path: Path | None) -> configuration.Config:
+def _load(path: Path | None) -> "Config":
+    from proxy import config as configuration  # noqa: PLC0415 — see the module
+
     try:
         return configuration.load(_path(path))
     except ConfigError as error:
@@ -50,7 +58,13 @@ def main() -> None:
 @config_option
 def run(path: Path | None) -> None:
     """Run the sidecar until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+    # Importing and building makes little garbage and many objects that stay: 0.07 s of 0.85 s went into looking for it.
+    gc.disable()
+    from proxy.app import Sidecar, StartError  # noqa: PLC0415 — see the module
+
     config = _load(path)
+    gc.freeze()
+    gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             code = runner.run(Sidecar(config, _path(path)).run())
@@ -71,8 +85,9 @@ def check(path: Path | None) -> None:
 @main.command("config-schema")
 def config_schema() -> None:
     """Print the JSON Schema of config.toml, for editors."""
-    schema = configuration.config_model(()).model_json_schema()
-    click.echo(orjson.dumps(schema, option=orjson.OPT_INDENT_2))
+    from proxy.config import config_model  # noqa: PLC0415 — see the module
+
+    click.echo(orjson.dumps(config_model(()).model_json_schema(), option=orjson.OPT_INDENT_2))
 
 
 @main.command()

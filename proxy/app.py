@@ -67,19 +67,22 @@ def build_pipeline(
         running: plugins that run already; those whose settings have not changed go on, with what they remember (open
             circuits, the accounts of a rate limit). The others are not started yet.
     """
-    instances: dict[tuple[PluginClass, PluginSettings], AnyPlugin] = {
-        (type(plugin), plugin.settings): plugin for plugin in running
-    }
+    # Compared, not hashed: the settings of a third-party plugin may hold lists and tables.
+    instances: list[AnyPlugin] = list(running)
+
+    def instance(kind: PluginClass, settings: PluginSettings) -> AnyPlugin:
+        for plugin in instances:
+            if type(plugin) is kind and plugin.settings == settings:
+                return plugin
+        instances.append(kind(settings, services))
+        return instances[-1]
 
     def chain(route: RouteSettings | None) -> tuple[AnyPlugin, ...]:
         plugins: list[AnyPlugin] = []
         for kind in config.classes:
             settings = config.settings(kind, route)
-            if not settings.enabled:
-                continue
-            if (kind, settings) not in instances:
-                instances[kind, settings] = kind(settings, services)
-            plugins.append(instances[kind, settings])
+            if settings.enabled:
+                plugins.append(instance(kind, settings))
         return tuple(plugins)
 
     plans = [RoutePlan(route.route(), chain(route)) for route in config.routes]

@@ -151,6 +151,12 @@ async def test_a_bad_configuration_is_refused_whole_and_the_old_one_stays(
         assert await get(running.url + "/") == (200, "answer")
 
 
+async def test_settings_that_are_tables_are_good_settings(origin: SlowOrigin, tmp_path: Path) -> None:
+    tables = {"plugins": {"cache": {"unkeyed_fields": {"X-Odd": "drop"}}}, "routes": [{"name": "all"}]}
+    async with sidecar(origin.url, tmp_path, tables) as running:
+        assert (await get(running.url + "/"))[0] == 200
+
+
 async def test_what_needs_a_restart_is_said(origin: SlowOrigin, tmp_path: Path) -> None:
     async with sidecar(origin.url, tmp_path) as running:
         rewrite(running, origin, tmp_path, server={"listen": "127.0.0.1:1", "max_fields": 64})
