@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from plugins.cache.fetch import Fetcher, FlightKey, variant_place
+from plugins.cache.fetch import Fetcher, FlightKey
 from plugins.cache.settings import CacheSettings
+from plugins.cache.variants import variant_place
 from proxy.http.cache_control import request_directives
 from proxy.http.message import Request
 from proxy.pipeline.exchange import Exchange

@@ -15,7 +15,9 @@ from typing_extensions import override
 
 from plugins.cache.asking import filling_request
 from plugins.cache.parts import answers, beside, is_whole_part
+from plugins.cache.recent import Recent
 from plugins.cache.settings import CacheSettings
+from plugins.cache.variants import is_crowded, variant_place
 from proxy.errors import ProxyError, UpstreamError
 from proxy.http.body import BodyStream, WrappedStream, close_body
 from proxy.http.message import Request, Response
@@ -137,42 +139,6 @@ class _CompletingStream(WrappedStream):
             self._complete = None
 
 
-class Recent:
-    """Keys remembered for a while, at most `limit` of them, the oldest given up first."""
-
-    __slots__ = ("_limit", "_until")
-
-    def __init__(self, limit: int = 10_000) -> None:
-        self._limit = limit
-        self._until: dict[Hashable, tuple[float, Reason]] = {}
-
-    def add(self, key: Hashable, until: float, reason: Reason) -> None:
-        """Remember `key` up to the monotonic time `until`, and why."""
-        self._until.pop(key, None)
-        if len(self._until) >= self._limit:
-            del self._until[next(iter(self._until))]
-        self._until[key] = until, reason
-
-    def discard(self, key: Hashable) -> None:
-        """Forget `key`."""
-        self._until.pop(key, None)
-
-    def holds(self, key: Hashable, now: float) -> bool:
-        """Whether `key` is remembered at the monotonic time `now`."""
-        return self.why(key, now) is not None
-
-    def why(self, key: Hashable, now: float) -> Reason | None:
-        """Why `key` is remembered at the monotonic time `now`, if it is."""
-        known = self._until.get(key)
-        if known is None:
-            return None
-        until, reason = known
-        if until <= now:
-            del self._until[key]
-            return None
-        return reason
-
-
 class Fetcher:
     """Fetches, and stores what may be stored."""
 
@@ -264,31 +230,18 @@ class Fetcher:
             return Reason.NO_FRESHNESS
         if isinstance(response.body, bytes) and not storing.is_complete(request, response, len(response.body)):
             return Reason.INCOMPLETE
-        return Reason.TOO_MANY_VARIANTS if self._is_crowded(request, place, response) else None
+        return Reason.TOO_MANY_VARIANTS if self._is_one_too_many(request, place, response) else None
 
     def _is_fresh_explicitly(self, response: Response) -> bool:
         """RFC 9110 §9.3.3: what a POST brings has a lifetime from the origin, or is not stored."""
         return lifetime(response, received=self._clock.wall(), options=self._options).explicit
 
-    def _is_crowded(self, request: Request, place: Place, response: Response) -> bool:
-        """Whether the resource has all the variants it may have, and the response would be one more.
-
-        Newcomers are refused, nobody is displaced: odd values sent on purpose cannot push out the variants in use. What
-        counts is what L1 holds and can still use. Only storing looks at that; a hit costs nothing.
-        """
-        marker = place.marker
-        if marker is None or not (names := vary.vary_names(response.headers)) or not set(names) <= set(marker.names):
+    def _is_one_too_many(self, request: Request, place: Place, response: Response) -> bool:
+        names, marker = vary.vary_names(response.headers), place.marker
+        if marker is None or not names or not set(names) <= set(marker.names):
             return False
-        key = variant_place(place.key.primary, marker, request)
-        now, generation = self._clock.wall(), f"{marker.generation}."
-        in_use = [
-            other
-            for other in self._store.l1.keys_of_primary(key.primary)
-            if other.variant.startswith(generation)
-            and (held := self._store.l1.peek(other)) is not None
-            and held.discard_at > now
-        ]
-        return len(in_use) >= self._options.max_variants and key not in in_use
+        place_of = variant_place(place.key.primary, marker, request)
+        return is_crowded(self._store.l1, place_of, marker, self._clock.wall(), self._options.max_variants)
 
     async def _pass(self, flight: Flight[Landed], voyage: Voyage, response: Response, reason: Reason) -> None:
         flight.joinable = False
@@ -449,8 +402,3 @@ async def _pump(source: BodyStream, shared: SharedBody, flight: Flight[Landed]) 
         shared.finish(error)
         await source.aclose()
     return error
-
-
-def variant_place(primary: str, marker: VaryMarker, request: Request) -> CacheKey:
-    """The key of the variant that `request` selects."""
-    return CacheKey(primary, f"{marker.generation}.{vary.variant_key(marker.names, request.headers)}")

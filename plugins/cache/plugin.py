@@ -17,11 +17,12 @@ from plugins.cache.account import Account
 from plugins.cache.asking import CLIENT_CONDITIONS, FieldGuard
 from plugins.cache.content import read_content
 from plugins.cache.explain import Explainer
-from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Landed, Passed, Place, Voyage, variant_place
+from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Landed, Passed, Place, Voyage
 from plugins.cache.forms import EntryForms, FormMaker
 from plugins.cache.parts import wanted_part
 from plugins.cache.serving import aged_headers, respond
 from plugins.cache.settings import CacheSettings
+from plugins.cache.variants import variant_place
 from proxy.errors import ProxyError, UpstreamError
 from proxy.http.body import close_body
 from proxy.http.message import Headers, Request, Response

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,49 @@ async def test_a_record_purged_while_l2_is_asked_does_not_come_back(made: Backen
     assert await asking is None
     await store.flush()
     assert key() not in l2.held
+
+
+def refreshed(body: bytes = b"new") -> Entry:
+    held = entry(body=body)
+    return replace(held, stored=replace(held.stored, response_time=NOW + 1))
+
+
+async def test_what_another_sidecar_refreshed_takes_the_place_of_what_l1_has(made: Backends, l2: ScriptedTier) -> None:
+    store = await made.tiered(l2, await made.memory_log())
+    held = entry()
+    store.put(key(), held)
+    await store.flush()
+    assert await store.get_newer(key(), held) is None
+    l2.held[key()] = new = refreshed()
+    assert await store.get_newer(key(), held) is new
+    assert store.get_local(key()) is new
+
+
+async def test_what_is_newer_in_l2_gives_way_to_a_put_or_purge_meanwhile(made: Backends, l2: ScriptedTier) -> None:
+    log = await made.memory_log()
+    store = await made.tiered(l2, log)
+    for overtake in ("put", "purge"):
+        held = entry()
+        store.put(key(), held)
+        await store.flush()
+        l2.held[key()] = refreshed()
+        l2.open.clear()
+        reads = l2.reads
+        asking = asyncio.get_running_loop().create_task(store.get_newer(key(), held))
+        await until(lambda reads=reads: l2.reads > reads)  # type: ignore[misc]  # mypy infers no default's type here
+        if overtake == "put":
+            store.put(key(), entry())
+        else:
+            await log.append(PurgeScope.URL, "http://example.test/a")
+        l2.open.set()
+        assert await asking is None
+        await store.flush()
+
+
+async def test_nothing_is_newer_without_an_l2(made: Backends) -> None:
+    store = await made.tiered(None, await made.memory_log())
+    store.put(key(), held := entry())
+    assert await store.get_newer(key(), held) is None
 
 
 SCOPES = [
