@@ -328,7 +328,11 @@ class Cache(Plugin[CacheSettings]):
             if voyage is None:
                 self._alone(exchange, Reason.RECENTLY_UNCACHEABLE, ttl, place.key.primary)
                 return None
-            await self._invalidate(request, landed.response)
+            try:
+                await self._invalidate(request, landed.response)
+            except BaseException:  # the client left meanwhile: nobody else will close what was claimed for it
+                await close_body(landed.response.body)
+                raise
             report = CacheReport(CacheResult.MISS, landed.reason, fwd, landed.response.status, key=place.key.primary)
             self._report(exchange, report)
             return landed.response
