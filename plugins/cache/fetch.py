@@ -29,6 +29,7 @@ from proxy.policy.keys import primary_key
 from proxy.policy.model import PolicyOptions, Stored
 from proxy.policy.reasons import Reason
 from proxy.storage.base import CacheKey, Entry, PurgeId, VaryMarker
+from proxy.storage.invalidation_log import PurgeScope
 from proxy.upstream.collapse import Flight, Flights, SharedBody, SharedReader
 
 ERROR_STATUSES: Final = frozenset({500, 502, 503, 504})
@@ -203,6 +204,12 @@ class Fetcher:
             return
         reason = self._refusal(voyage.exchange.request, voyage.place, response)
         if reason is not None:
+            try:
+                await self.invalidate(voyage.exchange.request, response)  # whether the client is still there or not
+            except BaseException:
+                await close_body(response.body)
+                self.completed(voyage, None, aborted=True)
+                raise
             if response.status in ERROR_STATUSES:
                 self._remember_failure(key, voyage)
             else:
@@ -290,6 +297,8 @@ class Fetcher:
         except BaseException:
             self.completed(voyage, None, aborted=True)
             raise
+        if shared.overflown or error is not None:
+            await self.invalidate(request, response)
         if shared.overflown:
             until = self._clock.monotonic() + self._settings.uncacheable_seconds
             self.uncacheable.add(key, until, Reason.TOO_LARGE)
@@ -367,6 +376,13 @@ class Fetcher:
         variant = vary.variant_key(stored.vary, request.headers) if stored.vary else ""
         head = Response(stored.status, stored.headers, entry.body, stored.reason_phrase)
         return Kept(head, stored, entry, None, stored.vary, variant, 304, confirmed=True)
+
+    async def invalidate(self, request: Request, response: Response) -> None:
+        """What an unsafe method's success makes void (RFC 9111 §4.4, RFC 9875)."""
+        for url in invalidation.invalidated_by(request, response):
+            await self._log.append(PurgeScope.URL, url)
+        for group in invalidation.invalidated_groups(request, response):
+            await self._log.append(PurgeScope.TAG, group)
 
     def completed(self, voyage: Voyage, error: ProxyError | None, *, aborted: bool = False) -> None:
         """Tell the plugins right of the cache how the voyage ended."""

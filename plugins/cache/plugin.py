@@ -30,7 +30,7 @@ from proxy.http.problem import problem
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.explanation import Explanation
 from proxy.pipeline.plugin import Plugin, Services
-from proxy.policy import invalidation, reuse, validation
+from proxy.policy import reuse, validation
 from proxy.policy.keys import primary_key
 from proxy.policy.model import Decision, Hit, Miss, Revalidate, StaleHit, Unsatisfiable
 from proxy.policy.reasons import Reason
@@ -328,11 +328,6 @@ class Cache(Plugin[CacheSettings]):
             if voyage is None:
                 self._alone(exchange, Reason.RECENTLY_UNCACHEABLE, ttl, place.key.primary)
                 return None
-            try:
-                await self._invalidate(request, landed.response)
-            except BaseException:  # the client left meanwhile: nobody else will close what was claimed for it
-                await close_body(landed.response.body)
-                raise
             report = CacheReport(CacheResult.MISS, landed.reason, fwd, landed.response.status, key=place.key.primary)
             self._report(exchange, report)
             return landed.response
@@ -389,7 +384,7 @@ class Cache(Plugin[CacheSettings]):
             if stale is not None:
                 await close_body(response.body)
                 return stale
-        await self._invalidate(request, response)
+        await self._fetcher.invalidate(request, response)
         if request.method == "HEAD" and place is not None and place.entry is not None:
             await self._compare_head(place, place.entry, response)
         self._report(exchange, replace(exchange.cache, fwd_status=response.status))
@@ -404,13 +399,6 @@ class Cache(Plugin[CacheSettings]):
                 return stale
         self._report(exchange, exchange.cache)
         return None
-
-    async def _invalidate(self, request: Request, response: Response) -> None:
-        """What an unsafe method's success makes void (RFC 9111 §4.4, RFC 9875)."""
-        for url in invalidation.invalidated_by(request, response):
-            await self._log.append(PurgeScope.URL, url)
-        for group in invalidation.invalidated_groups(request, response):
-            await self._log.append(PurgeScope.TAG, group)
 
     async def _compare_head(self, place: Place, entry: Entry, response: Response) -> None:
         """A HEAD response that contradicts the stored one makes it void (RFC 9111 §4.3.5)."""

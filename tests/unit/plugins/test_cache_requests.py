@@ -1,11 +1,13 @@
 """Which requests the cache takes: content as part of the key, fields that cannot poison, variants within bounds."""
 
+import asyncio
+
 import pytest
 
 from proxy.http.message import Request, Response
 from proxy.storage.invalidation_log import PurgeScope
 from tests.support.plugin_harness import Answered, ChunkStream, request, response
-from tests.unit.plugins.test_cache import FRESH, Origin, cached, result
+from tests.unit.plugins.test_cache import FRESH, Origin, cached, result, settle
 
 JSON = {"Content-Type": "application/json"}
 
@@ -88,6 +90,25 @@ class TestContent:
             assert result(await h.get("/a")) == "hit"
             assert result(await h.send(query(b"1", "POST"))) == "hit"
             await h.send(query(b"0", "POST"))
+            assert result(await h.get("/a")) == "miss"
+
+    async def test_a_post_whose_client_left_invalidates_all_the_same(self) -> None:
+        gate = asyncio.Event()
+
+        async def script(asked: Request) -> Response:
+            if asked.method == "POST":
+                await gate.wait()
+                return response(200, b"done", {"Cache-Control": "no-store"})
+            return response(200, b"x", FRESH)
+
+        async with cached(script, body_methods=("POST",)) as h:
+            await h.get("/a")
+            leaving = asyncio.ensure_future(h.send(query(b"1", "POST")))
+            await settle()
+            leaving.cancel()
+            await settle()
+            gate.set()
+            await settle()
             assert result(await h.get("/a")) == "miss"
 
     async def test_a_condition_on_a_post_is_the_origins_to_judge(self) -> None:
