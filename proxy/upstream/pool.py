@@ -135,17 +135,7 @@ class UpstreamPool:
         path = self._settings.health_path
         pause = FIRST_RETRY_SECONDS
         while True:
-            try:
-                if path is not None:
-                    await self._probe(path)
-                else:
-                    began = self._clock.monotonic()
-                    self._dialling += 1
-                    connection = await self._connect()
-                    self.health.succeeded(self._clock.monotonic() - began)
-                    self._park(connection)
-            except UpstreamError as error:
-                self.health.failed(error.detail)
+            if not await self._look(path):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LAST_RETRY_SECONDS)
                 continue
@@ -154,15 +144,27 @@ class UpstreamPool:
             pause = FIRST_RETRY_SECONDS
             await asyncio.sleep(self._settings.health_interval_seconds)
 
-    async def _probe(self, path: str) -> None:
-        request = Request("GET", path, host=self._settings.address.authority, headers=make_headers())
+    async def _look(self, path: str | None) -> bool:
+        """Whether the upstream is there: takes a connection, or gives no error on its health path."""
         began = self._clock.monotonic()
-        connection, head = await self._ask(request, None, "")
-        response = self._response(connection, head, without_body=False)
-        await close_body(response.body)
-        if response.status >= 500:
-            raise UpstreamError(f"the health path answers {response.status}")
+        try:
+            if path is None:
+                self._dialling += 1
+                self._park(await self._connect())
+            else:
+                request = Request("GET", path, host=self._settings.address.authority, headers=make_headers())
+                connection, head = await self._ask(request, None, "")
+                await close_body(self._response(connection, head, without_body=False).body)
+                if head.status >= 500:
+                    self.health.failed(f"the health path answers {head.status}")
+                    return False
+        except OverloadedError:
+            return True  # busy is not down
+        except UpstreamError as error:
+            self.health.failed(error.detail, reached=not isinstance(error, UpstreamConnectError))
+            return False
         self.health.succeeded(self._clock.monotonic() - began)
+        return True
 
     async def _drop_idle(self) -> None:
         while True:
@@ -200,11 +202,13 @@ class UpstreamPool:
             UpstreamError: there is no response.
         """
         self._requests.value += 1
+        began = self._clock.monotonic()
         try:
             connection, head = await self._ask(request, None, protocol)
         except UpstreamError as error:
             self._note_failure(error)
             raise
+        self.health.succeeded(self._clock.monotonic() - began)
         if head.status != 101:
             return self._response(connection, head, without_body=False)
         switched = next((from_wire(value) for name, value in head.fields if name.lower() == b"upgrade"), protocol)
@@ -269,6 +273,10 @@ class UpstreamPool:
             if len(self._open) + self._dialling < self._settings.max_connections:
                 self._dialling += 1
                 return await self._connect()
+            if self._idle:
+                # Idle for too long for this request, and nobody is going to release one: the oldest makes room.
+                self._drop(self._idle.pop(0))
+                continue
             given = await self._wait_in_line()
             if given is None:
                 return await self._connect()

@@ -450,6 +450,12 @@ class TestLimits:
             assert stats["waiting"] == 0
             assert (await b.get())[1] == b"ok"
 
+    async def test_a_post_does_not_wait_for_idle_connections_that_it_may_not_take(self) -> None:
+        async with bench(always(OK), max_connections=1, fresh_for_unsafe_seconds=0, pool_wait_seconds=30) as b:
+            await b.get()
+            assert (await asyncio.wait_for(b.get(method="POST", body=b"x"), 5))[1] == b"ok"
+            assert b.origin.connections == 2
+
 
 class TestTimeouts:
     async def test_a_head_that_does_not_come(self) -> None:
@@ -524,6 +530,26 @@ class TestHealth:
             await eventually(lambda: b.pool.health.last_error is not None)
             await eventually(lambda: b.pool.health.state is UpstreamState.UP)
             assert b.origin.heads[0].startswith(b"GET /healthz ")
+
+    async def test_a_busy_pool_does_not_make_its_upstream_look_down(self) -> None:
+        async def dialogue(origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await origin.head(reader)
+            await gate.wait()
+            writer.write(OK)
+
+        gate = asyncio.Event()
+        async with bench(dialogue, health_path="/healthz", max_connections=1, max_waiting=0) as b:
+            busy = asyncio.ensure_future(b.get())
+            await eventually(lambda: bool(b.origin.heads))
+            assert await b.pool._look("/healthz")
+            assert b.pool.health.last_error is None
+            gate.set()
+            await busy
+
+    async def test_a_tunnel_is_a_sign_of_life(self) -> None:
+        async with bench(always(b"HTTP/1.1 426 No\r\nContent-Length: 2\r\n\r\nno")) as b:
+            await b.pool.open_tunnel(Request("GET", "/"), protocol="chat")
+            assert b.pool.health.state is UpstreamState.UP
 
     async def test_an_upstream_that_is_down_at_start_is_waited_for(self) -> None:
         async with bench(always(OK), url="http://127.0.0.1:1") as b:
