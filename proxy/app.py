@@ -255,7 +255,7 @@ class Sidecar:
 
     async def _drain(self, listener: Listener) -> None:
         self._draining = True
-        _log.info("draining", requests=len(self.tasks))
+        _log.info("draining", requests=self._generation.pipeline.in_flight)
         await listener.drain()
         _log.info("stopped")
 

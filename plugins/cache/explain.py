@@ -25,7 +25,10 @@ from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
 
 ADVICE: Final = {
     Reason.CACHE_OFF: "Set `bypass = false` in the route's `plugins.cache`.",
-    Reason.METHOD_NOT_CACHED: "Only GET and HEAD are cached; ask with GET.",
+    Reason.METHOD_NOT_CACHED: "Ask with GET; a route may list POST and QUERY in `plugins.cache.body_methods`.",
+    Reason.REQUEST_FIELD: 'Leave the field out, or say "pass" for it in `plugins.cache.unkeyed_fields` if the origin '
+    "does not heed it.",
+    Reason.TOO_MANY_VARIANTS: "Fewer distinct values of the fields in Vary, or a higher `plugins.cache.max_variants`.",
     Reason.REQUEST_BODY: "Send the GET without a body, or put what it says into the query.",
     Reason.NO_STORE: "Have the origin leave out `no-store`.",
     Reason.PRIVATE: "If everybody may see the response, have the origin leave out `private`.",

@@ -198,6 +198,9 @@ class Pipeline:
     Args:
         plans: one for each configured route, in order of matching.
         default: the plugins of requests that match no route.
+
+    Attributes:
+        in_flight: exchanges under way.
     """
 
     def __init__(
@@ -218,7 +221,7 @@ class Pipeline:
         }
         distinct = dict.fromkeys(plugin for plugins in [*chains, default] for plugin in plugins)
         self.plugins: tuple[AnyPlugin, ...] = tuple(distinct)
-        self._in_flight = 0
+        self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -255,7 +258,7 @@ class Pipeline:
             async with asyncio.timeout(grace_seconds):
                 await self._idle.wait()
         except TimeoutError:
-            _log.warning("closing plugins with exchanges under way", exchanges=self._in_flight)
+            _log.warning("closing plugins with exchanges under way", exchanges=self.in_flight)
         await self.close(keep=keep)
 
     async def handle(
@@ -290,7 +293,7 @@ class Pipeline:
         return exchange, replace(tunnel, response=response)
 
     def _begin(self, request: Request, request_id: str) -> Exchange:
-        self._in_flight += 1
+        self.in_flight += 1
         self._idle.clear()
         return Exchange(request=request, route=self.table.find(request), id=request_id, started=self._clock.monotonic())
 
@@ -315,7 +318,7 @@ class Pipeline:
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
         """Tell every plugin that saw the exchange how it ended."""
-        self._in_flight -= 1
-        if not self._in_flight:
+        self.in_flight -= 1
+        if not self.in_flight:
             self._idle.set()
         self.chains[exchange.route.name].complete(exchange, outcome)
