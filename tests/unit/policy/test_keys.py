@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.http.message import Request, make_headers
-from proxy.policy.keys import PLAIN_RULES, KeyRules, primary_key
+from proxy.policy.keys import PLAIN_RULES, KeyRules, content_digest, primary_key
 
 
 def request(target: str = "/a", method: str = "GET", scheme: str = "https", host: str = "h", **fields: str) -> Request:
@@ -109,6 +109,15 @@ def test_what_is_no_json_counts_byte_for_byte() -> None:
     assert keyed(b"{ }", Content_Type="text/plain") != keyed(b"{}", Content_Type="text/plain")
     assert keyed(b"{ }", Content_Encoding="br") != keyed(b"{}", Content_Encoding="br")
     assert keyed(b"{ }", Content_Type="application/geo+json") == keyed(b"{}", Content_Type="application/geo+json")
+
+
+@pytest.mark.parametrize("depth", [450, 100_000])
+def test_json_too_deep_to_be_compared_counts_byte_for_byte(depth: int) -> None:
+    # 450 objects can be read and not written, each being three tuples; 100,000 cannot even be read.
+    deep, spaced = (opening * depth + b"1" + b"}" * depth for opening in (b'{"a":', b'{"a": '))
+    json_type = make_headers([("Content-Type", "application/json")])
+    assert content_digest(json_type, deep) != content_digest(json_type, spaced)
+    assert content_digest(json_type, deep) == content_digest(json_type, bytes(deep))
 
 
 def test_what_describes_the_content_and_the_method_part_keys() -> None:
