@@ -8,6 +8,7 @@ Run it alone, from the root of the tree: `python -m deploy.demo.api --port 9000`
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
@@ -252,17 +253,18 @@ async def events(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     await response.prepare(request)
     stopping = request.app[STOPPING]
-    for number in range(1, count + 1) if count else itertools.count(1):
-        price = request.app[SHOP].items[1].price_pence + number if 1 in request.app[SHOP].items else number
-        await response.write(f'id: {number}\nevent: price\ndata: {{"item":1,"price_pence":{price}}}\n\n'.encode())
-        if number == count:
+    with contextlib.suppress(ConnectionResetError):  # the client may leave at any moment
+        for number in range(1, count + 1) if count else itertools.count(1):
+            price = request.app[SHOP].items[1].price_pence + number if 1 in request.app[SHOP].items else number
+            await response.write(f'id: {number}\nevent: price\ndata: {{"item":1,"price_pence":{price}}}\n\n'.encode())
+            if number == count:
+                break
+            try:
+                await asyncio.wait_for(stopping.wait(), interval)
+            except TimeoutError:
+                continue
             break
-        try:
-            await asyncio.wait_for(stopping.wait(), interval)
-        except TimeoutError:
-            continue
-        break
-    await response.write_eof()
+        await response.write_eof()
     return response
 
 
