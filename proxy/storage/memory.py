@@ -6,9 +6,10 @@ stays, the first one without a flag goes (Zhang et al., "SIEVE is Simpler than L
 URL, by tag and, where a resource varies, by primary key, so that a purge reads only what it removes.
 """
 
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from proxy.clock import Clock
 from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
@@ -49,8 +50,22 @@ def _form_bytes(form: bytes) -> int:
     return len(form) + 2 * TEXT_OVERHEAD
 
 
+class Watcher(Protocol):
+    """Something made of a record, which is worth nothing without it."""
+
+    def void(self) -> None:
+        """The record is gone, or is another now."""
+        ...
+
+
+class Use(Protocol):
+    """A watched record, for who uses it without asking the store."""
+
+    visited: bool  # to be set at each use: it keeps the record from eviction
+
+
 class _Node:
-    __slots__ = ("key", "newer", "older", "record", "size", "visited")
+    __slots__ = ("key", "newer", "older", "record", "size", "visited", "watchers")
 
     def __init__(self, key: CacheKey, record: Record, size: int) -> None:
         self.key = key
@@ -59,6 +74,16 @@ class _Node:
         self.visited = False
         self.newer: _Node | None = None
         self.older: _Node | None = None
+        self.watchers: list[weakref.ref[Watcher]] | None = None
+
+    def alert(self) -> None:
+        """Tell who watches that the record is not what it was."""
+        if self.watchers is not None:
+            watchers, self.watchers = self.watchers, None
+            for reference in watchers:
+                watcher = reference()
+                if watcher is not None:
+                    watcher.void()
 
 
 class MemoryStore:
@@ -122,6 +147,19 @@ class MemoryStore:
         node = self._nodes.get(_internal(key))
         return None if node is None else node.record
 
+    def watch(self, key: CacheKey, watcher: Watcher) -> Use | None:
+        """Have `watcher` told when what stands under `key` is removed or replaced. It is not kept alive.
+
+        Returns:
+            The record's flag of use; None: nothing stands there.
+        """
+        node = self._nodes.get(_internal(key))
+        if node is None:
+            return None
+        alive = [one for one in node.watchers or () if one() is not None]
+        node.watchers = [*alive, weakref.ref(watcher)]
+        return node
+
     def put(self, key: CacheKey, record: Record) -> bool:
         """Keep `record` under `key`, in place of what was there.
 
@@ -170,6 +208,7 @@ class MemoryStore:
         # Neighbours refer to each other: cut, they are freed now and not by the garbage collector some day.
         node = self._oldest
         while node is not None:
+            node.alert()
             node.older, node = None, node.newer
         self._newest = self._oldest = self._hand = self._sweep = None
         self.bytes = 0
@@ -192,6 +231,7 @@ class MemoryStore:
         if size > self.max_object_bytes:
             return None
         self.bytes += size - node.size
+        node.alert()
         node.record = grown
         node.size = size
         self._make_room(node)
@@ -224,6 +264,7 @@ class MemoryStore:
         """Replace the entry under `key` by `change(entry)`, which must keep its URL, its tags and its bodies."""
         node = self._nodes.get(_internal(key))
         if node is not None and isinstance(node.record, Entry):
+            node.alert()
             node.record = change(node.record)
 
     def sweep(self, max_records: int) -> int:
@@ -267,6 +308,7 @@ class MemoryStore:
                 self._remove(hand)  # moves the hand on
 
     def _remove(self, node: _Node) -> None:
+        node.alert()
         internal = _internal(node.key)
         del self._nodes[internal]
         self._unindex(internal, node)
@@ -287,6 +329,7 @@ class MemoryStore:
         self.bytes -= node.size
 
     def _replace(self, node: _Node, internal: _Key, record: Record, size: int) -> None:
+        node.alert()
         old = node.record
         same_tags = isinstance(old, Entry) and isinstance(record, Entry) and old.tags == record.tags
         if old.url != record.url or not same_tags:

@@ -18,7 +18,7 @@ from proxy.policy.invalidation import soften
 from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
 from proxy.storage.breaker import TierHealth
 from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
-from proxy.storage.memory import MemoryStore
+from proxy.storage.memory import MemoryStore, Use, Watcher
 from proxy.storage.second_tier import SecondTier
 from proxy.storage.stopping import stop
 from proxy.storage.write_behind import WriteBehind
@@ -106,6 +106,10 @@ class TieredStore:
     def get_local(self, key: CacheKey) -> Record | None:
         """The record in L1. Never waits."""
         return self.l1.get(key)
+
+    def watch(self, key: CacheKey, watcher: Watcher) -> Use | None:
+        """See `MemoryStore.watch`: of what stands in L1."""
+        return self.l1.watch(key, watcher)
 
     async def get(self, key: CacheKey) -> Found | None:
         """The record under `key`, from the first tier that has it. What L2 has is kept in L1 from then on."""
