@@ -5,6 +5,7 @@ Stands leftmost, so that a line tells of the request as the client sent it and o
 
 import random
 import re
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final
 from urllib.parse import unquote_plus
 
@@ -15,6 +16,7 @@ from proxy.http.message import Headers, Request
 from proxy.logs import EventLogger
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
+from proxy.pipeline.replay import Arrival, ReplayPart
 
 _MASK: Final = "***"
 _SEPARATOR: Final = re.compile("([&;])")  # some servers part parameters at ";" too
@@ -78,17 +80,50 @@ class AccessLog(Plugin[AccessLogSettings]):
         self._log.info(self._line(exchange, outcome))
 
     @override
+    def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
+        if self._log is None:
+            return None
+        line = self._line(exchange, outcome)
+
+        def record(arrival: Arrival, duration: float) -> None:
+            self._log_replay(line, arrival, duration)
+
+        return ReplayPart(record=record)
+
+    def _log_replay(self, template: Mapping[str, object], arrival: Arrival, duration: float) -> None:
+        """Log an exchange like the one that `template` is of."""
+        assert self._log is not None
+        if not self._is_picked(duration):
+            self._skipped += 1
+            return
+        self._written += 1
+        line = dict(template)
+        line["request_id"] = arrival.id
+        line["client"] = arrival.client
+        line["duration_ms"] = line["first_byte_ms"] = _milliseconds(duration)
+        line.pop("trace_id", None)
+        if (trace := _trace_id(arrival.field(b"traceparent"))) is not None:
+            line["trace_id"] = trace
+        if self.settings.request_headers:
+            read = ((name.lower(), arrival.field(name.lower().encode())) for name in self.settings.request_headers)
+            line["request_headers"] = {name: value for name, value in read if value is not None}
+        self._log.info(line)
+
+    @property
+    @override
+    def heeded_fields(self) -> frozenset[str]:
+        return frozenset()
+
+    @override
     def stats(self) -> Stats:
         return {"written": self._written, "not_sampled": self._skipped}
 
     def _wanted(self, outcome: Outcome) -> bool:
-        return (
-            self.settings.sample >= 1
-            or outcome.status >= 500
-            or outcome.aborted
-            or outcome.duration >= self.settings.slow_seconds
-            or self._rng.random() < self.settings.sample
-        )
+        return outcome.status >= 500 or outcome.aborted or self._is_picked(outcome.duration)
+
+    def _is_picked(self, duration: float) -> bool:
+        sample = self.settings.sample
+        return sample >= 1 or duration >= self.settings.slow_seconds or self._rng.random() < sample
 
     def _line(self, exchange: Exchange, outcome: Outcome) -> dict[str, object]:
         """The line's fields; what there is nothing to say of is left out."""
@@ -159,7 +194,10 @@ def _milliseconds(seconds: float) -> float:
 
 def trace_id(headers: Headers) -> str | None:
     """The trace-id of the `traceparent` field (W3C Trace Context §3.2), None without a valid one."""
-    value = headers.get("traceparent")
+    return _trace_id(headers.get("traceparent"))
+
+
+def _trace_id(value: str | None) -> str | None:
     if value is None:
         return None
     match = _TRACEPARENT.fullmatch(value.strip())

@@ -12,6 +12,7 @@ from typing_extensions import override
 from proxy.metrics.registry import Histogram, merged
 from proxy.pipeline.exchange import CacheResult, Exchange, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
+from proxy.pipeline.replay import Arrival, ReplayPart
 
 _QUANTILES: Final[Mapping[str, float]] = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
@@ -79,6 +80,20 @@ class Latency(Plugin[LatencySettings]):
             if upstream is None:
                 upstream = self._upstream[route] = self._upstreams.labels(route)
             upstream.observe(exchange.upstream_seconds)
+
+    @override
+    def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
+        observe = self.series(exchange.route.name, exchange.cache.result, outcome.status).observe
+
+        def record(_: Arrival, duration: float) -> None:
+            observe(duration, duration)
+
+        return ReplayPart(record=record)
+
+    @property
+    @override
+    def heeded_fields(self) -> frozenset[str]:
+        return frozenset()
 
     @override
     def stats(self) -> Stats:

@@ -26,8 +26,9 @@ from plugins.gcra import NANOSECONDS, Key, Limit, Meter, Reading
 from proxy.http.message import Request, Response
 from proxy.http.problem import problem
 from proxy.metrics.registry import Counter
-from proxy.pipeline.exchange import Exchange, Stats
+from proxy.pipeline.exchange import Exchange, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
+from proxy.pipeline.replay import Arrival, ReplayPart
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -150,11 +151,7 @@ class RateLimit(Plugin[RateLimitSettings]):
         if client is None:
             return None
         now_ns = int(self._clock.monotonic() * NANOSECONDS)
-        if len(self._accounts) == 1:
-            account = self._accounts[0]
-            readings = [account.meter.take(self._key(account, exchange, client), now_ns)]
-        else:
-            readings = self._take(exchange, client, now_ns)
+        readings = self._take([self._key(account, exchange, client) for account in self._accounts], now_ns)
         refusals = [place for place, reading in enumerate(readings) if not reading.granted]
         if refusals:
             return self._refuse(exchange, readings, refusals)
@@ -164,9 +161,42 @@ class RateLimit(Plugin[RateLimitSettings]):
             self._announce(exchange, readings, range(len(readings)))
         return None
 
-    def _take(self, exchange: Exchange, client: str, now_ns: int) -> list[Reading]:
+    @override
+    def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
+        if not self._accounts:
+            return None
+        route = exchange.route.name
+        limited = self._client(exchange.request.client) is not None
+        headers = tuple(account.header.lower().encode() if account.header else None for account in self._accounts)
+
+        def check(arrival: Arrival) -> str | None:
+            client = self._client(arrival.client)
+            if client is None or not limited:
+                # The kept answer has the fields that announce limits, or has not: another client needs another answer.
+                return "" if client is None and not limited else None
+            values = [None if header is None else arrival.field(header) for header in headers]
+            keys = [
+                self._key_of(account, route, value, client)
+                for account, value in zip(self._accounts, values, strict=True)
+            ]
+            readings = self._take(keys, int(self._clock.monotonic() * NANOSECONDS))
+            if not all(reading.granted for reading in readings):
+                return None  # nothing was charged: the pipeline asks again, and refuses with all that belongs to it
+            for account in self._accounts:
+                account.admitted.value += 1
+            return self._left(readings, range(len(readings))) if self._announced else ""
+
+        return ReplayPart(check=check, field="RateLimit" if self._announced and limited else "")
+
+    @property
+    @override
+    def heeded_fields(self) -> frozenset[str]:
+        return frozenset(account.header.lower() for account in self._accounts if account.header is not None)
+
+    def _take(self, keys: Sequence[Key], now_ns: int) -> list[Reading]:
         """Ask every rule, and charge every account if all agree."""
-        keys = [self._key(account, exchange, client) for account in self._accounts]
+        if len(keys) == 1:
+            return [self._accounts[0].meter.take(keys[0], now_ns)]
         readings = [account.meter.read(key, now_ns) for account, key in zip(self._accounts, keys, strict=True)]
         if all(reading.granted for reading in readings):
             for account, key in zip(self._accounts, keys, strict=True):
@@ -210,17 +240,30 @@ class RateLimit(Plugin[RateLimitSettings]):
 
         For a refused request that is when one would be granted, as in `Retry-After`, else when the burst is whole.
         """
+        left = self._left(readings, places)
+        exchange.response_fields += [("RateLimit-Policy", self._policy), ("RateLimit", left)]
+
+    def _left(self, readings: Sequence[Reading], places: Sequence[int]) -> str:
         left = []
         for place in places:
             reading = readings[place]
             in_seconds = _seconds(reading.reset_ns if reading.granted else reading.wait_ns)
             left.append(f'"{self._accounts[place].name}";r={reading.remaining};t={in_seconds}')
-        exchange.response_fields += [("RateLimit-Policy", self._policy), ("RateLimit", ", ".join(left))]
+        return ", ".join(left)
 
     def _key(self, account: _Account, exchange: Exchange, client: str) -> Key:
+        value = None if account.header is None else _field(exchange.request, account.header)
+        return self._key_of(account, exchange.route.name, value, client)
+
+    def _key_of(self, account: _Account, route: str, value: str | None, client: str) -> Key:
+        """Whose account it is.
+
+        Args:
+            value: of the account's header, if it goes by one and the request has it.
+        """
         if account.per_route:
-            return exchange.route.name
-        if account.header is not None and (value := _field(exchange.request, account.header)) is not None:
+            return route
+        if value:
             return blake2b(value.encode("utf-8", "surrogateescape"), digest_size=16, key=self._secret).digest()
         return client
 

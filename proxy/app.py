@@ -10,7 +10,7 @@ whose settings are the same, with what it remembers.
 import asyncio
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
 from proxy.pipeline.pipeline import AnyPlugin, Pipeline, RoutePlan
 from proxy.pipeline.plugin import PluginSettings, Services
+from proxy.pipeline.replay import ReplayPart
 from proxy.server.listener import Listener
 from proxy.storage.opening import open_store
 from proxy.storage.tiered import TieredStore
@@ -109,6 +110,7 @@ class Sidecar:
         self._signals = 0
         self._draining = False
         self._listening = False
+        self._listener: Listener | None = None
         self._generation: Generation
         self._services: Services
         self._logs: Logs
@@ -151,11 +153,18 @@ class Sidecar:
     # What the server serves.
 
     async def handle(
-        self, request: Request, *, request_id: str, informational: InformationalSender | None = None
+        self,
+        request: Request,
+        *,
+        request_id: str,
+        informational: InformationalSender | None = None,
+        wants_replay: bool = False,
     ) -> tuple[Exchange, Response]:
         """See `Application.handle`."""
         pipeline = self._generation.pipeline
-        exchange, response = await pipeline.handle(request, request_id=request_id, informational=informational)
+        exchange, response = await pipeline.handle(
+            request, request_id=request_id, informational=informational, wants_replay=wants_replay
+        )
         exchange.pipeline = pipeline
         return exchange, response
 
@@ -173,6 +182,16 @@ class Sidecar:
         pipeline = exchange.pipeline
         assert isinstance(pipeline, Pipeline)
         pipeline.complete(exchange, outcome)
+
+    def replay_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[ReplayPart] | None:
+        """See `Application.replay_parts`. A reload may have ended what the answer was made by."""
+        pipeline = self._generation.pipeline
+        return pipeline.replay_parts(exchange, outcome) if exchange.pipeline is pipeline else None
+
+    @property
+    def heeded_fields(self) -> frozenset[str] | None:
+        """See `Application.heeded_fields`."""
+        return self._generation.pipeline.heeded_fields
 
     # Its life.
 
@@ -210,7 +229,7 @@ class Sidecar:
         except ReloadError as error:
             raise StartError(str(error)) from error
         stack.push_async_callback(self._close_generation)
-        listener = Listener(self, values.server, self.clock, self.metrics)
+        listener = self._listener = Listener(self, values.server, self.clock, self.metrics)
         admin = AdminPort(self, values.admin)
         try:
             await admin.start()
@@ -298,6 +317,8 @@ class Sidecar:
             changed = config.differences(old.config)
             fresh = await self._build(config, old)
             self._generation = fresh
+            if self._listener is not None:
+                self._listener.application_changed()
             self._logs.configure(config.values.log)
             self.tasks.spawn("retire", self._retire(old, fresh))
             return ReloadReport(

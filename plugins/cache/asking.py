@@ -54,14 +54,18 @@ class FieldGuard:
     Args:
         rules: by lower-case name; they go before `FIELD_RULES`.
         keyed: lower-case names of the fields in the key.
+
+    Attributes:
+        fields: the names that something is done about.
     """
 
-    __slots__ = ("_bypassing", "_dropped")
+    __slots__ = ("_bypassing", "_dropped", "fields")
 
     def __init__(self, rules: Mapping[str, FieldRule], keyed: tuple[str, ...]) -> None:
         merged = {name: rule for name, rule in {**FIELD_RULES, **rules}.items() if name not in keyed}
         self._bypassing = tuple(name for name, rule in merged.items() if rule == "bypass")
         self._dropped = tuple(name for name, rule in merged.items() if rule == "drop")
+        self.fields = frozenset(self._bypassing + self._dropped)
 
     def bypasses(self, request: Request) -> bool:
         """Whether a field says that the answer must not be shared."""

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import ClassVar, Final
 
 from typing_extensions import override
@@ -20,6 +21,7 @@ from plugins.cache.explain import Explainer
 from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Landed, Passed, Place, Voyage
 from plugins.cache.forms import EntryForms, FormMaker
 from plugins.cache.parts import wanted_part
+from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS, HitTerms, hit_part, may_replay
 from plugins.cache.serving import aged_headers, respond
 from plugins.cache.settings import CacheSettings
 from plugins.cache.variants import variant_place
@@ -30,6 +32,7 @@ from proxy.http.problem import problem
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.explanation import Explanation
 from proxy.pipeline.plugin import Plugin, Services
+from proxy.pipeline.replay import ReplayPart
 from proxy.policy import reuse, validation
 from proxy.policy.keys import primary_key
 from proxy.policy.model import Decision, Hit, Miss, Revalidate, StaleHit, Unsatisfiable
@@ -58,6 +61,7 @@ class Cache(Plugin[CacheSettings]):
 
     name: ClassVar[str] = "cache"
     settings_type = CacheSettings
+    answers_by_replay: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -76,6 +80,9 @@ class Cache(Plugin[CacheSettings]):
         self._store = services.store
         self._log = services.invalidations
         self._account = Account(services.clock, services.metrics)
+        self._status_field: Callable[[CacheReport], str] | None = None
+        if settings.cache_status:
+            self._status_field = partial(cache_status, key=settings.cache_status_key)
         self._fetcher: Fetcher
         self._forms: FormMaker
         self._last_tag_purge = 0
@@ -158,6 +165,8 @@ class Cache(Plugin[CacheSettings]):
                     self._refresh(exchange, key, place)
                     reason = Reason.REFRESHED_EARLY
                 report = CacheReport(CacheResult.HIT, reason, ttl=decision.ttl, tier=place.tier)
+                if exchange.wants_replay and place.tier == "l1":
+                    exchange.replay = self._terms(exchange.request, place, entry, report)
                 return self._serve(exchange, place, entry, now, report)
             case StaleHit():
                 assert entry is not None
@@ -236,6 +245,29 @@ class Cache(Plugin[CacheSettings]):
         if entry.stored.content_range is None:
             exchange.forms = EntryForms(self._forms, place.key, entry)
         return respond(exchange.request, entry.stored, headers, entry.body)
+
+    def _terms(self, request: Request, place: Place, entry: Entry, report: CacheReport) -> HitTerms | None:
+        """The terms under which a hit may be given again; None: it may not."""
+        if not may_replay(request, entry, self._rules.fields):
+            return None
+        stored = entry.stored
+        origin_seconds = max(0.0, stored.response_time - stored.request_time)
+        early = self.settings.early_refresh_beta * origin_seconds * EARLY_REFRESHES
+        terms = HitTerms(entry, replace(report, key=place.key.primary), self._status_field, early)
+        keys = (place.key,) if place.marker is None else (CacheKey(place.key.primary), place.key)
+        return terms if terms.watch(self._store, *keys) else None
+
+    @override
+    def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
+        terms = exchange.replay
+        if not isinstance(terms, HitTerms):
+            return None
+        return hit_part(terms, exchange, outcome, self._account, self._store.count_hit)
+
+    @property
+    @override
+    def heeded_fields(self) -> frozenset[str]:
+        return self._guard.fields | frozenset(self._rules.fields) | HEEDED_FIELDS
 
     def _refresh(self, exchange: Exchange, key: FlightKey, place: Place) -> None:
         """Fetch in the background, once for all, and not again soon after a failure."""
@@ -411,8 +443,8 @@ class Cache(Plugin[CacheSettings]):
         if place is not None:
             report = replace(report, key=place.key.primary)
         exchange.cache = report
-        if self.settings.cache_status:
-            exchange.response_fields.append(("Cache-Status", cache_status(report, key=self.settings.cache_status_key)))
+        if self._status_field is not None:
+            exchange.response_fields.append(("Cache-Status", self._status_field(report)))
 
     @override
     def on_complete(self, exchange: Exchange, outcome: Outcome) -> None:

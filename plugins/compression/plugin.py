@@ -32,13 +32,18 @@ from proxy.http.coding import preferences, weights
 from proxy.http.etag import EntityTag
 from proxy.http.headers import combined
 from proxy.http.message import NO_HEADERS, Response, make_headers
-from proxy.pipeline.exchange import DerivedForms, Exchange, ExchangeKey, Stats
+from proxy.metrics.registry import Counter
+from proxy.pipeline.exchange import DerivedForms, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
+from proxy.pipeline.replay import Arrival, ReplayPart
 
 IDENTITY: Final = "identity"
 _BODYLESS: Final = frozenset({101, 204, 205, 206, 304})
 _REMEMBERED_LENGTH: Final = 128
 _CONDITION_FAILED: Final = frozenset({412, 416})  # answers to a stored response's conditions, not that response
+_HEEDED: Final = frozenset({
+    "accept-encoding", "cache-control", "if-match", "if-none-match", "if-range", "range", "upgrade",
+})  # fmt: skip
 _LARGER: Final = b""
 """Kept as the form of a body that does not get smaller; no coding makes nothing of something."""
 
@@ -71,6 +76,7 @@ class Compression(Plugin[CompressionSettings]):
     def __init__(self, settings: CompressionSettings, services: Services) -> None:
         super().__init__(settings, services)
         self._wish: Final[ExchangeKey[_Wish]] = ExchangeKey("compression.wish")
+        self._counted: Final[ExchangeKey[Counter]] = ExchangeKey("compression.counted")
         self._threads = CodingThreads(settings.threads)
         self._compressible = media_matcher(settings.content_types)
         self._flushed = media_matcher(settings.flush_types)
@@ -119,9 +125,24 @@ class Compression(Plugin[CompressionSettings]):
         if not self._worthwhile(response, wish):
             return response
         if wish.coding is None or wish.as_is or response.status in _BODYLESS:
-            self._responses[IDENTITY].value += 1
-            return response.with_headers(varying(response.headers))
+            return self._plain(exchange, response)
         return await self._encode(exchange, response, wish.coding, head=wish.head)
+
+    @override
+    def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
+        counter = exchange.take(self._counted)
+        if counter is None:
+            return None
+
+        def record(_: Arrival, __: float) -> None:
+            counter.value += 1
+
+        return ReplayPart(record=record)
+
+    @property
+    @override
+    def heeded_fields(self) -> frozenset[str]:
+        return _HEEDED
 
     @override
     def stats(self) -> Stats:
@@ -161,13 +182,13 @@ class Compression(Plugin[CompressionSettings]):
         if exchange.forms is not None and response.status not in _CONDITION_FAILED:
             form = await self._form(exchange.forms, coding)
             if form == _LARGER:
-                return self._plain(response)
+                return self._plain(exchange, response)
             body, length = form, len(form)
         elif isinstance(body, bytes):
             if not head:
                 coded = await self._compress(coding, self.settings.levels.of(coding), body)
                 if len(coded) >= len(body):
-                    return self._plain(response)
+                    return self._plain(exchange, response)
                 body, length = coded, len(coded)
         else:
             flushed = self._flushed(response.headers.get("Content-Type", ""))
@@ -184,13 +205,19 @@ class Compression(Plugin[CompressionSettings]):
         headers["Content-Encoding"] = coding
         if length is not None:
             headers["Content-Length"] = str(length)
-        self._responses[coding].value += 1
+        self._count(exchange, coding)
         return response.with_body(headers, b"" if head and isinstance(body, bytes) else body)
 
-    def _plain(self, response: Response) -> Response:
-        """Not smaller when compressed, so sent as it is."""
-        self._responses[IDENTITY].value += 1
+    def _plain(self, exchange: Exchange, response: Response) -> Response:
+        """Sent as it is, though it would be compressed for others."""
+        self._count(exchange, IDENTITY)
         return response.with_headers(varying(response.headers))
+
+    def _count(self, exchange: Exchange, coding: str) -> None:
+        counter = self._responses[coding]
+        counter.value += 1
+        if exchange.wants_replay:
+            exchange.put(self._counted, counter)
 
     async def _form(self, forms: DerivedForms, coding: Coding) -> bytes:
         async def compute(body: bytes) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 from proxy.errors import ProxyError
 from proxy.http.channel import Tunnel
 from proxy.http.message import Headers, Request, Response
+from proxy.pipeline.replay import ReplayTerms
 from proxy.pipeline.routes import Route
 from proxy.policy.reasons import Reason
 
@@ -116,6 +117,8 @@ class Exchange:
         response_fields: header fields added to whatever response goes out, an error's too.
         error: what ended the exchange with an error response.
         reached: how many plugins' turns came.
+        wants_replay: the server would keep the answer, to give it again; see `proxy.pipeline.replay`.
+        replay: set by the plugin that answers: under which terms that may be done; None: it may not.
         pipeline: the pipeline that it goes through; a reload may have put another in its place meanwhile.
         notes: what plugins want in the log line of this exchange.
     """
@@ -135,6 +138,8 @@ class Exchange:
     response_fields: list[tuple[str, str]] = field(default_factory=list)
     error: ProxyError | None = None
     reached: int = 0
+    wants_replay: bool = False
+    replay: ReplayTerms | None = None
     pipeline: object = None
     notes: dict[str, object] = field(default_factory=dict)
     _state: dict[ExchangeKey[Any], Any] = field(default_factory=dict, repr=False)

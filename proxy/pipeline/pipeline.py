@@ -23,7 +23,8 @@ from proxy.http.message import Request, Response
 from proxy.http.problem import error_response
 from proxy.metrics.registry import Counter, Family, Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
-from proxy.pipeline.plugin import HOOKS, Plugin
+from proxy.pipeline.plugin import HOOKS, Plugin, Replay
+from proxy.pipeline.replay import ReplayPart
 from proxy.pipeline.routes import Route, RouteTable
 
 _log = structlog.get_logger("pipeline")
@@ -34,6 +35,7 @@ RequestHook: TypeAlias = Callable[[Exchange], Awaitable[Response | None]]
 ResponseHook: TypeAlias = Callable[[Exchange, Response], Awaitable[Response]]
 ErrorHook: TypeAlias = Callable[[Exchange, UpstreamError], Awaitable[Response | None]]
 CompleteHook: TypeAlias = Callable[[Exchange, Outcome], None]
+ReplayHook: TypeAlias = Callable[[Exchange, Outcome], ReplayPart | None]
 
 UPSTREAM: Final = "upstream"
 
@@ -73,6 +75,7 @@ class Step:
     on_response: ResponseHook | None
     on_error: ErrorHook | None
     on_complete: CompleteHook | None
+    on_replay: ReplayHook | None
 
 
 class Chain:
@@ -177,6 +180,37 @@ class Chain:
             except Exception as error:  # noqa: BLE001 — one plugin's mistake must not keep the others from their turn
                 self._failed(step, "on_complete", error)
 
+    @property
+    def replayed(self) -> tuple[AnyPlugin, ...]:
+        """The plugins that an answer given again goes round: up to the one that may answer so. Empty without one."""
+        for place, step in enumerate(self.steps, 1):
+            if step.plugin.answers_by_replay:
+                return tuple(step.plugin for step in self.steps[:place])
+        return ()
+
+    @property
+    def against_replay(self) -> tuple[str, ...]:
+        """The names of the plugins that must see each exchange, so that no answer of this chain is given again."""
+        left = self.replayed[:-1]
+        return tuple(plugin.name for plugin in left if plugin.replay is Replay.NEVER)
+
+    def replay_parts(self, exchange: Exchange, outcome: Outcome) -> list[ReplayPart] | None:
+        """See `Pipeline.replay_parts`."""
+        parts: list[ReplayPart] = []
+        for place, step in enumerate(self.steps[: exchange.reached], 1):
+            if step.plugin.replay is Replay.NEVER and place < exchange.reached:
+                return None
+            if step.on_replay is None:
+                continue
+            try:
+                part = step.on_replay(exchange, outcome)
+            except Exception as error:  # noqa: BLE001 — the answer is on its way already; it is just not kept
+                self._failed(step, "on_replay", error)
+                return None
+            if part is not None:
+                parts.append(part)
+        return parts
+
     def _failed(self, step: Step, hook: str, error: Exception) -> PluginError:
         name = step.plugin.name
         self._failures.labels(name, hook).value += 1
@@ -262,15 +296,24 @@ class Pipeline:
         await self.close(keep=keep)
 
     async def handle(
-        self, request: Request, *, request_id: str, informational: InformationalSender | None = None
+        self,
+        request: Request,
+        *,
+        request_id: str,
+        informational: InformationalSender | None = None,
+        wants_replay: bool = False,
     ) -> tuple[Exchange, Response]:
         """Answer `request`; an error is answered with its problem document. `complete` is owed for the exchange.
+
+        Args:
+            wants_replay: see `Exchange`.
 
         Raises:
             asyncio.CancelledError: the client left; the exchange has been completed.
         """
         exchange = self._begin(request, request_id)
         exchange.informational = informational
+        exchange.wants_replay = wants_replay
         return exchange, await self._answer(exchange)
 
     async def open_tunnel(
@@ -315,6 +358,26 @@ class Pipeline:
             headers.extend(exchange.response_fields)
             response = response.with_headers(headers)
         return response
+
+    def replay_parts(self, exchange: Exchange, outcome: Outcome) -> list[ReplayPart] | None:
+        """What the plugins do when the answer to `exchange` is given again; None: one of them does not allow it."""
+        if exchange.replay is None:
+            return None
+        return self.chains[exchange.route.name].replay_parts(exchange, outcome)
+
+    @property
+    def heeded_fields(self) -> frozenset[str] | None:
+        """The request fields that answers given again depend on, in lower case; None: all of them."""
+        heeded: set[str] = set()
+        for chain in self.chains.values():
+            for plugin in chain.replayed:
+                if plugin.replay is Replay.NEVER and not plugin.answers_by_replay:
+                    continue
+                fields = plugin.heeded_fields
+                if fields is None:
+                    return None
+                heeded |= fields
+        return frozenset(heeded)
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
         """Tell every plugin that saw the exchange how it ended."""

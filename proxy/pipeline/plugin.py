@@ -17,13 +17,14 @@ from proxy.errors import UpstreamError
 from proxy.http.message import Response
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, Outcome, Stats
+from proxy.pipeline.replay import ReplayPart
 from proxy.tasks import Tasks
 
 if TYPE_CHECKING:
     from proxy.storage.invalidation_log import InvalidationLog
     from proxy.storage.tiered import TieredStore
 
-HOOKS: Final = ("on_request", "on_response", "on_error", "on_complete")
+HOOKS: Final = ("on_request", "on_response", "on_error", "on_complete", "on_replay")
 
 
 class PluginSettings(BaseModel):
@@ -69,12 +70,14 @@ class Plugin(Generic[S]):
     Attributes:
         name: as in `[pipeline] order` and `[plugins.<name>]`.
         settings_type: the model of its table in config.toml.
-        replay: see `Replay`.
+        replay: see `Replay`. What it says of the plugin that answers itself is nothing: that one sets the terms.
+        answers_by_replay: it may set `Exchange.replay`.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[PluginSettings]]
     replay: ClassVar[Replay] = Replay.NEVER
+    answers_by_replay: ClassVar[bool] = False
 
     def __init__(self, settings: S, services: Services) -> None:
         """Keep the arguments. No side effects: a plugin may be built only to see whether its settings are good."""
@@ -87,6 +90,8 @@ class Plugin(Generic[S]):
         for attribute in vars(cls):
             if attribute.startswith("on_") and attribute not in HOOKS:
                 raise TypeError(f"{cls.__qualname__}.{attribute} is no hook; hooks are {', '.join(HOOKS)}")
+        if cls.replay is Replay.CHECKED and cls.on_replay is Plugin.on_replay:
+            raise TypeError(f"{cls.__qualname__} wants to be asked at each replay, but defines no on_replay")
 
     async def start(self) -> None:
         """Begin work that outlives a request. Called once, before the first request."""
@@ -113,6 +118,26 @@ class Plugin(Generic[S]):
     def on_complete(self, exchange: Exchange, outcome: Outcome) -> None:
         """The exchange is over. Always called, once, for each plugin whose turn came; never awaits."""
         raise NotImplementedError
+
+    def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
+        """The answer to `exchange`, which is over, is to be kept and given again: say what is to be done each time.
+
+        Args:
+            outcome: how it ended; each replay ends so, but for its duration.
+
+        Returns:
+            None when nothing is to be done, or asked.
+        """
+        raise NotImplementedError
+
+    @property
+    def heeded_fields(self) -> frozenset[str] | None:
+        """The lower-case names of the request fields that this plugin's effect on an answer depends on.
+
+        None, the default: any of them. Then requests must be equal in all their fields to get a kept answer, as far as
+        this plugin's routes and all others are concerned.
+        """
+        return None
 
     def stats(self) -> Stats:
         """What the admin port shows of this plugin; values that orjson can write."""

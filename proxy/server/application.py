@@ -1,19 +1,29 @@
 """What the server serves."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.replay import ReplayPart
 
 
 class Application(Protocol):
     """Answers requests. `proxy.pipeline.pipeline.Pipeline` is one."""
 
     async def handle(
-        self, request: Request, *, request_id: str, informational: InformationalSender | None = None
+        self,
+        request: Request,
+        *,
+        request_id: str,
+        informational: InformationalSender | None = None,
+        wants_replay: bool = False,
     ) -> tuple[Exchange, Response]:
         """Answer `request`; errors are answers too. `complete` is owed for the exchange.
+
+        Args:
+            wants_replay: see `Exchange`.
 
         Raises:
             asyncio.CancelledError: the client left; the exchange has been completed.
@@ -30,6 +40,15 @@ class Application(Protocol):
         Raises:
             asyncio.CancelledError: the client left; the exchange has been completed.
         """
+        ...
+
+    def replay_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[ReplayPart] | None:
+        """What is to be done when the answer to `exchange` is given again; None: that may not be."""
+        ...
+
+    @property
+    def heeded_fields(self) -> frozenset[str] | None:
+        """The request fields that answers given again depend on, in lower case; None: all of them."""
         ...
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:

@@ -7,7 +7,7 @@ last address in its list that is no trusted proxy itself.
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -67,6 +67,8 @@ class Forwarding:
     def __init__(self, trusted: Sequence[Network], believed: ForwardingFields = "x-forwarded") -> None:
         self._networks = tuple(trusted)
         self._chain = _forwarded_chain if believed == "forwarded" else _x_forwarded_chain
+        self._chain_field = b"forwarded" if believed == "forwarded" else b"x-forwarded-for"
+        self._remembered_client = lru_cache(maxsize=4096)(self._client)
         self.trusts = lru_cache(maxsize=4096)(self._trusts)
 
     def _trusts(self, address: str) -> bool:
@@ -104,6 +106,15 @@ class Forwarding:
         headers["Forwarded"] = ", ".join([f"{first};host={_quote(origin.host)};proto={origin.scheme}", *others])
         return origin
 
+    def client(self, peer: str, read_field: Callable[[bytes], str | None]) -> str:
+        """The client's address alone, as `apply` finds it, for a request whose fields `read_field` reads."""
+        value = read_field(self._chain_field) if self.trusts(peer) else None
+        return self._remembered_client(peer, value) if value is not None else peer
+
+    def _client(self, peer: str, value: str) -> str:
+        chain = self._chain(CIMultiDict([(self._chain_field.decode(), value)]))
+        return self._find(chain, Origin(peer, "http", "")).client
+
     def _find(self, chain: Sequence[Hop], seen: Origin) -> Origin:
         """The client's end: the last hop that is no trusted proxy's, or the first one of all."""
         if not chain:
@@ -117,6 +128,11 @@ class Forwarding:
         return Origin(
             hop.address or seen.client, scheme if scheme in {"http", "https"} else seen.scheme, hop.host or seen.host
         )
+
+
+def peer_address(peername: object) -> str:
+    """The address in a socket address; empty for a Unix socket."""
+    return str(peername[0]) if isinstance(peername, tuple) else ""
 
 
 def _forwarded_chain(headers: CIMultiDict[str]) -> list[Hop]:

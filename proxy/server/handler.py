@@ -23,6 +23,7 @@ from proxy.http.problem import error_response
 from proxy.metrics.registry import Registry
 from proxy.server.application import Application
 from proxy.server.counters import ServerCounters
+from proxy.server.fast_lane import Caller, FastLane
 from proxy.server.inbound import RequestBody, RequestReader, wanted_protocol
 from proxy.server.protocol import ClientGoneError, Connection
 from proxy.server.reply import Reply, ReplyTools
@@ -95,9 +96,28 @@ class Handler:
         self._reader = RequestReader(settings, RequestIds())
         self._writer = ResponseWriter(clock, settings.name)
         self._counters = ServerCounters(metrics)
-        self._tools = ReplyTools(application, settings, clock, self._writer, self._counters)
+        self.lane: FastLane | None = None
+        if settings.fast_lane_max_bytes:
+            self.lane = FastLane(
+                clock,
+                max_bytes=settings.fast_lane_max_bytes,
+                max_fields=settings.max_fields,
+                max_field_bytes=settings.max_field_bytes,
+            )
+            self.lane.reset(application.heeded_fields)
+        self._tools = ReplyTools(application, settings, clock, self._writer, self._counters, self.lane)
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    def caller(self, peer: str) -> Caller:
+        """What the fast lane is to know of a peer."""
+        forwarding = self._reader.forwarding
+        return Caller(
+            peer,
+            trusted=forwarding.trusts(peer),
+            find_client=forwarding.client,
+            make_id=self._reader.request_id,
+        )
 
     async def wait_until_quiet(self) -> None:
         """Wait until no request is in flight."""
@@ -138,6 +158,7 @@ class Handler:
     async def _serve(self, raw: web.BaseRequest, connection: Connection) -> bool:
         """Answer `raw`; whether the connection can go on."""
         received = self._clock.monotonic()
+        reply_key, connection.reply_key = connection.reply_key, b""
         try:
             request, request_id = self._reader.read(raw, connection.send)
         except ClientError as error:
@@ -147,15 +168,17 @@ class Handler:
             protocol = wanted_protocol(raw, self._settings.upgrades) if connection.can_switch else None
             answer: Response | Tunnel
             if protocol is None:
+                if request.body != b"" or "Expect" in request.headers:
+                    reply_key = b""
                 exchange, answer = await self._application.handle(
-                    request, request_id=request_id, informational=informational
+                    request, request_id=request_id, informational=informational, wants_replay=bool(reply_key)
                 )
             else:
                 exchange, answer = await self._application.open_tunnel(
                     request, protocol=protocol, request_id=request_id
                 )
             informational.over = True
-            reply = Reply(self._tools, raw, connection, request, exchange, received)
+            reply = Reply(self._tools, raw, connection, request, exchange, received, reply_key)
             if isinstance(answer, Tunnel):
                 await reply.tunnel(answer)
                 return False

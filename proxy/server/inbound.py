@@ -18,7 +18,7 @@ from proxy.errors import ClientError, PayloadTooLargeError
 from proxy.http.body import Body, BodyStream
 from proxy.http.headers import PROXY_FIELDS, connection_options, end_to_end, split_list, via
 from proxy.http.message import Request
-from proxy.server.forwarding import Forwarding
+from proxy.server.forwarding import Forwarding, peer_address
 from proxy.server.refusals import NotImplementedRequestError, RequestTimeoutError, VersionNotSupportedError
 from proxy.server.settings import ServerSettings
 
@@ -136,7 +136,7 @@ class RequestReader:
     def __init__(self, settings: ServerSettings, make_id: Callable[[], str]) -> None:
         self._settings = settings
         self._make_id = make_id
-        self._forwarding = Forwarding(settings.trusted_proxies, settings.trusted_fields)
+        self.forwarding = Forwarding(settings.trusted_proxies, settings.trusted_fields)
 
     def read(self, raw: web.BaseRequest, send: Callable[[bytes], None]) -> tuple[Request, str]:
         """The request, and its id.
@@ -152,19 +152,17 @@ class RequestReader:
             raise VersionNotSupportedError("this server speaks HTTP/1.1 and HTTP/1.0")
         if raw.method == "CONNECT":
             raise NotImplementedRequestError("this server opens no tunnels to other hosts")
-        peer = _peer(raw)
-        trusted = self._forwarding.trusts(peer)
+        peer = peer_address(raw.protocol.peername)
+        trusted = self.forwarding.trusts(peer)
         scheme = "https" if raw.transport is not None and raw.transport.get_extra_info("sslcontext") else "http"
         host, target = _host_and_target(raw, scheme)
         headers = end_to_end(raw.headers).copy()
         for name in PROXY_FIELDS:
             headers.popall(name, None)
         headers["Host"] = host
-        origin = self._forwarding.apply(headers, peer=peer, scheme=scheme, host=host)
+        origin = self.forwarding.apply(headers, peer=peer, scheme=scheme, host=host)
         headers["Via"] = via(raw.headers, version, self._settings.name)
-        request_id = headers.get("X-Request-ID", "") if trusted else ""
-        if not _SANE_ID.fullmatch(request_id):
-            request_id = self._make_id()
+        request_id = self.request_id(headers.get("X-Request-ID", "") if trusted else "")
         headers["X-Request-ID"] = request_id
         body = self._body(raw, version, send)
         if not (isinstance(body, RequestBody) and body.held_back):
@@ -180,6 +178,10 @@ class RequestReader:
             version=version,
         )
         return request, request_id
+
+    def request_id(self, received: str) -> str:
+        """`received`, from a trusted peer, if it can be one; else a new one."""
+        return received if _SANE_ID.fullmatch(received) else self._make_id()
 
     def _body(self, raw: web.BaseRequest, version: tuple[int, int], send: Callable[[bytes], None]) -> Body:
         coding = raw.headers.get("Transfer-Encoding")
@@ -220,11 +222,6 @@ def wanted_protocol(raw: web.BaseRequest, allowed: tuple[str, ...]) -> str | Non
         if name.partition("/")[0] not in _EVASIVE_PROTOCOLS and (name in allowed or "*" in allowed):
             return protocol
     return None
-
-
-def _peer(raw: web.BaseRequest) -> str:
-    name = raw.protocol.peername
-    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def _host_and_target(raw: web.BaseRequest, scheme: str) -> tuple[str, str]:

@@ -33,8 +33,15 @@ class Listener:
     def __init__(self, application: Application, settings: ServerSettings, clock: Clock, metrics: Registry) -> None:
         require_supported_aiohttp()
         self._settings = settings
+        self._application = application
         self._handler = Handler(application, settings, clock, metrics)
-        self._protocols = ProxyServer(self._handler, settings=settings, refuse=self._handler.refuse)
+        self._protocols = ProxyServer(
+            self._handler,
+            settings=settings,
+            refuse=self._handler.refuse,
+            lane=self._handler.lane,
+            caller=self._handler.caller,
+        )
         self._accepting: asyncio.Server | None = None
         metrics.gauge("sidecache_server_open_connections", "Client connections", lambda: len(self._protocols.clients))
 
@@ -72,6 +79,11 @@ class Listener:
                 reuse_port=self._settings.reuse_port or None,
             )
         _log.info("listening", addresses=[str(address) for address in self.addresses])
+
+    def application_changed(self) -> None:
+        """The application's answers are others from now on: what was kept of them is void."""
+        if self._handler.lane is not None:
+            self._handler.lane.reset(self._application.heeded_fields)
 
     def stop_accepting(self) -> None:
         """Close the address; clients that are connected are served on."""

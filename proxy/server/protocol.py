@@ -28,6 +28,8 @@ from aiohttp.web_protocol import _ErrInfo
 from typing_extensions import override
 
 from proxy.errors import ProxyError
+from proxy.server.fast_lane import Caller, FastLane
+from proxy.server.forwarding import peer_address
 from proxy.server.refusals import RequestTimeoutError, TooManyConnectionsError, of_parser
 from proxy.server.settings import ServerSettings
 from proxy.server.written import Written
@@ -106,6 +108,7 @@ class Connection(web.RequestHandler):
     """One client's connection."""
 
     __slots__ = (
+        "_at_boundary",
         "_body_bytes",
         "_closing_buffer",
         "_deadline",
@@ -113,6 +116,7 @@ class Connection(web.RequestHandler):
         "_finished",
         "_gone",
         "_head_started",
+        "_lane",
         "_last_payload",
         "_last_request",
         "_seam",
@@ -121,6 +125,8 @@ class Connection(web.RequestHandler):
         "_socket_transport",
         "_timer",
         "_writable",
+        "caller",
+        "reply_key",
     )
 
     def __init__(self, server: "ProxyServer", loop: asyncio.AbstractEventLoop, settings: ServerSettings) -> None:
@@ -153,6 +159,11 @@ class Connection(web.RequestHandler):
         self._seam = b""  # the last three bytes received
         self._last_payload: StreamReader = EMPTY_PAYLOAD  # of the newest message
         self._body_bytes: int | None = None  # its length as declared
+        # For the fast lane.
+        self._lane = server.lane
+        self.caller: Caller | None = None
+        self._at_boundary = False
+        self.reply_key = b""  # of the request in hand, if its answer is wanted there
 
     @property
     def resting(self) -> bool:
@@ -177,6 +188,9 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         if self._server.admit(self):
             self._arm(self._settings.keep_alive_timeout_seconds)
+            if self._lane is not None:
+                self.caller = self._server.caller(self.peername)
+                self._at_boundary = True
 
     @override
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -193,8 +207,36 @@ class Connection(web.RequestHandler):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._discarding:
-            return
+        # The boundary rule. What comes now begins a message only if the parser has been fed nothing yet, or was last
+        # fed the end of a head without a body; and if nothing is under way, waiting, or held back.
+        if self._at_boundary and self._request_count == self._finished and not self._head_started:
+            if self._answer_at_once(data):
+                return
+        else:
+            self.reply_key = b""
+        if not self._discarding:
+            self._parse(data)
+
+    def _answer_at_once(self, data: bytes) -> bool:
+        """Answer from the fast lane; whether that was done. If not, nothing has happened."""
+        lane, caller, transport = self._lane, self.caller, self.transport
+        if lane is None or caller is None or transport is None or self.writing_paused or self._server.draining:
+            return False
+        if self._force_close or self._close or self._discarding:
+            return False
+        wire = lane.answer(data, caller)
+        if wire is None:
+            self.reply_key = lane.wants(data)
+            return False
+        if isinstance(wire, bytes):
+            transport.write(wire)
+        else:
+            transport.writelines(wire)
+        # The timer that runs may be early: it then sets itself anew.
+        self._deadline = self._loop.time() + self._settings.keep_alive_timeout_seconds
+        return True
+
+    def _parse(self, data: bytes) -> None:
         start, end = 0, _NOWHERE
         for _ in range(_MOST_PIECES):
             if self._upgraded or self._buffer_paused:
@@ -209,6 +251,12 @@ class Connection(web.RequestHandler):
         self._feed(data[start:], at_boundary=end == len(data))
         if not data:
             return
+        self._at_boundary = (
+            data.endswith(_EMPTY_LINE)
+            and self._last_payload is EMPTY_PAYLOAD
+            and not (self._upgraded or self._buffer_paused or self._reading_paused or self._message_tail)
+            and self._last_request == inf
+        )
         self._seam = data[-3:] if len(data) >= 3 else (self._seam + data)[-3:]
         if self.resting and not self._head_started:
             self._head_started = True
@@ -331,6 +379,7 @@ class Connection(web.RequestHandler):
         """The request in hand has been answered. Owed once for each request, whatever became of it."""
         self._finished += 1
         if not keep_alive:
+            self._lane = None
             self._arm_close()
             return
         if self.resting:
@@ -346,8 +395,9 @@ class Connection(web.RequestHandler):
         self._upgraded = False
         if self._parser is not None:
             self._parser.set_upgraded(False)
+        self._at_boundary = False
         if tail:
-            self.data_received(tail)
+            self._parse(tail)
         if self._buffer_paused:
             self._resume_reading_if_drained()
 
@@ -464,6 +514,8 @@ class ProxyServer(web.Server):
         handler: answers one request.
         settings: limits and time-outs.
         refuse: the wire bytes of the problem document for what never became a request; the connection closes.
+        lane: answers what it can before it is parsed; None: everything is parsed.
+        caller: what the lane is to know of a peer, by its address.
     """
 
     def __init__(
@@ -472,9 +524,13 @@ class ProxyServer(web.Server):
         *,
         settings: ServerSettings,
         refuse: Callable[[ProxyError], bytes],
+        lane: FastLane | None = None,
+        caller: Callable[[str], Caller] | None = None,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self.refuse = refuse
+        self.lane = lane if caller is not None else None
+        self._caller = caller
         self.draining = False
         self._settings = settings
         self.clients: set[Connection] = set()
@@ -484,6 +540,10 @@ class ProxyServer(web.Server):
     @override
     def __call__(self) -> Connection:
         return Connection(self, self._loop, self._settings)
+
+    def caller(self, peername: object) -> Caller | None:
+        """What the fast lane is to know of the peer with this socket address."""
+        return None if self._caller is None else self._caller(peer_address(peername))
 
     def admit(self, connection: Connection) -> bool:
         """Take `connection` in, or answer that there are too many and close it."""

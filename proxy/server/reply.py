@@ -15,6 +15,7 @@ from proxy.http.problem import error_response
 from proxy.pipeline.exchange import Exchange, Outcome
 from proxy.server.application import Application
 from proxy.server.counters import ServerCounters
+from proxy.server.fast_lane import FastLane
 from proxy.server.inbound import RequestBody, discard
 from proxy.server.protocol import ClientGoneError, Connection
 from proxy.server.settings import ServerSettings
@@ -36,6 +37,7 @@ class ReplyTools:
     clock: Clock
     writer: ResponseWriter
     counters: ServerCounters
+    lane: FastLane | None
 
 
 def may_keep_alive(raw: web.BaseRequest, connection: Connection, body: Body, max_unread_bytes: int) -> bool:
@@ -56,9 +58,10 @@ class Reply:
 
     Args:
         received: monotonic seconds when the request's head had arrived.
+        key: under which the fast lane wants the answer; empty: it does not.
     """
 
-    __slots__ = ("_connection", "_exchange", "_raw", "_received", "_request", "_tools")
+    __slots__ = ("_connection", "_exchange", "_key", "_raw", "_received", "_request", "_tools")
 
     def __init__(
         self,
@@ -68,7 +71,9 @@ class Reply:
         request: Request,
         exchange: Exchange,
         received: float,
+        key: bytes = b"",
     ) -> None:
+        self._key = key
         self._tools = tools
         self._raw = raw
         self._connection = connection
@@ -112,6 +117,8 @@ class Reply:
                 aborted=not whole,
             )
             await self._complete(response.body, outcome)
+        if self._key and whole and frame.keep_alive and self._request.version == (1, 1):
+            self._keep(response, frame, outcome)
         return whole and frame.keep_alive and await self._read_away()
 
     async def tunnel(self, tunnel: Tunnel) -> None:
@@ -139,6 +146,16 @@ class Reply:
                     self._exchange,
                     Outcome(status, run.to_client_bytes, self._elapsed(), first_byte, aborted=not whole),
                 )
+
+    def _keep(self, response: Response, frame: Frame, outcome: Outcome) -> None:
+        """Have the fast lane give this answer again, if the pipeline allows that."""
+        tools, exchange, caller = self._tools, self._exchange, self._connection.caller
+        if tools.lane is None or caller is None or exchange.replay is None or not isinstance(response.body, bytes):
+            return
+        parts = tools.application.replay_parts(exchange, outcome)
+        if parts is not None:
+            body = response.body if frame.framing is Framing.LENGTH else b""
+            tools.lane.keep(self._key, caller, exchange.replay, parts, frame.head, body)
 
     def _elapsed(self) -> float:
         return self._tools.clock.monotonic() - self._received

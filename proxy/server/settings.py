@@ -8,6 +8,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -83,6 +84,7 @@ class ServerSettings(BaseModel):
             other kind may come from anybody, and is dropped.
         upgrades: protocols that may be tunnelled, in any case; `*` for any but `h2c`, which would carry requests past
             every plugin and is never tunnelled.
+        fast_lane_max_bytes: what the answers may take that are kept ready to be sent; 0: none are kept.
         name: pseudonym of this proxy in `Via` (RFC 9110 §7.6.3).
     """
 
@@ -106,4 +108,5 @@ class ServerSettings(BaseModel):
     trusted_proxies: Networks = ()
     trusted_fields: ForwardingFields = "x-forwarded"
     upgrades: Names = ("*",)
+    fast_lane_max_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(16 << 20)
     name: Annotated[str, BeforeValidator(_token)] = "sidecache"

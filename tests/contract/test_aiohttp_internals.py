@@ -21,8 +21,8 @@ from proxy.server import protocol
 
 SERVER = Path(protocol.__file__).parent
 FIELDS = {
-    "_buffer_paused", "_current_request", "_loop", "_message_tail", "_messages", "_parser", "_payload_parser",
-    "_reading_paused", "_request_count", "_upgraded",
+    "_buffer_paused", "_close", "_current_request", "_force_close", "_loop", "_message_tail", "_messages", "_parser",
+    "_payload_parser", "_reading_paused", "_request_count", "_upgraded",
 }  # fmt: skip
 METHODS = {"_resume_reading_if_drained", "_resume_transport_reading"}
 
@@ -74,7 +74,7 @@ def test_every_private_name_in_protocol_is_known_here() -> None:
     used = private_names(SERVER / "protocol.py") - own_attributes()
     used -= {name for name, _ in inspect.getmembers(protocol.Connection, inspect.isfunction)} - METHODS
     used -= set(vars(protocol.Connection)) - METHODS
-    used -= {"_connection", "_empty", "_goes_on", "_wire"}  # of the other classes in the file
+    used -= {"_caller", "_connection", "_empty", "_goes_on", "_wire"}  # of the other classes in the file
     assert used == FIELDS | METHODS
 
 

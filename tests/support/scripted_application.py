@@ -1,7 +1,7 @@
 """An application that does as the test says, and keeps account of what it was asked and told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from typing_extensions import override
@@ -12,6 +12,7 @@ from proxy.http.channel import Channel, Tunnel
 from proxy.http.message import Request, Response, make_headers
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.replay import ReplayPart
 from proxy.pipeline.routes import Route
 from proxy.server.listener import Listener
 from proxy.server.settings import ServerSettings
@@ -96,7 +97,12 @@ class ScriptedApplication:
         self.answer = answer
 
     async def handle(
-        self, request: Request, *, request_id: str, informational: InformationalSender | None = None
+        self,
+        request: Request,
+        *,
+        request_id: str,
+        informational: InformationalSender | None = None,
+        wants_replay: bool = False,
     ) -> tuple[Exchange, Response]:
         exchange = self._begin(request, request_id)
         try:
@@ -111,6 +117,13 @@ class ScriptedApplication:
     ) -> tuple[Exchange, Response | Tunnel]:
         exchange = self._begin(request, request_id)
         return exchange, await self.opener(request, protocol)
+
+    def replay_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[ReplayPart] | None:
+        return None
+
+    @property
+    def heeded_fields(self) -> frozenset[str] | None:
+        return None
 
     def _begin(self, request: Request, request_id: str) -> Exchange:
         self.requests.append(request)

@@ -32,6 +32,11 @@ def expire(store: MemoryStore, clock: FakeClock) -> None:
     store.get(KEY)
 
 
+def sweep(store: MemoryStore, clock: FakeClock) -> None:
+    clock.advance(10**6)
+    store.sweep(10)
+
+
 CHANGES: dict[str, Callable[[MemoryStore, FakeClock], object]] = {
     "removed": lambda store, clock: store.delete(KEY),
     "replaced": lambda store, clock: store.put(KEY, entry("/0", b"new")),
@@ -39,7 +44,7 @@ CHANGES: dict[str, Callable[[MemoryStore, FakeClock], object]] = {
     "given a form": lambda store, clock: store.attach_form(KEY, store.peek(KEY), "gzip", b"form"),  # type: ignore[arg-type]  # it is an entry
     "cleared": lambda store, clock: store.clear(),
     "expired": expire,
-    "swept": lambda store, clock: (clock.advance(10**6), store.sweep(10)),
+    "swept": sweep,
     "evicted": lambda store, clock: [store.put(key(f"/{n}"), entry(f"/{n}", bytes(400_000))) for n in range(1, 5)],
 }
 

@@ -1,0 +1,98 @@
+"""Answers that are given again without a run of the pipeline, and what the plugins have to say about that.
+
+Theory of operation. An answer from a fresh stored response is the same for every request with the same head, but for
+what passes with time. When the server wants to keep such an answer, it runs the pipeline once more as always, with
+`Exchange.wants_replay` set. The plugin that answers puts its `ReplayTerms` on the exchange; every plugin left of it,
+and the answerer itself, gives a `ReplayPart` (`Plugin.on_replay`). From then on the server sends the kept bytes for as
+long as the terms say, asks each part's `check`, and calls each part's `record`: nothing that a plugin counts, limits or
+logs is lost, it is only told in another way.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+PASSED_OVER: Final = frozenset({
+    "accept", "accept-language", "b3", "cf-connecting-ip", "cf-ipcountry", "cf-ray", "cookie", "dnt", "origin",
+    "priority", "referer", "request-id", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "sec-fetch-dest",
+    "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "traceparent", "tracestate", "upgrade-insecure-requests",
+    "user-agent", "x-amzn-trace-id", "x-b3-parentspanid", "x-b3-sampled", "x-b3-spanid", "x-b3-traceid",
+    "x-cloud-trace-context", "x-correlation-id", "x-forwarded-for", "x-request-id", "x-requested-with",
+})  # fmt: skip
+"""Request fields in which requests for the same answer may differ, unless a plugin heeds them or the answer varies by
+them: they say who asks, by which way, and for which trace. Any other field must be equal, to the letter."""
+
+SERVER_MADE: Final = frozenset({
+    "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip",
+    "x-request-id",
+})  # fmt: skip
+"""Request fields whose value, as plugins see it, the server makes of more than the request's head."""
+
+
+class Arrival(Protocol):
+    """A request that is about to be answered by replay; good only during the call that it is handed to."""
+
+    @property
+    def client(self) -> str:
+        """The client's address, after the trusted proxies."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """The request id: the client's if its peer is trusted, else a new one at each reading."""
+        ...
+
+    def field(self, name: bytes) -> str | None:
+        """The first line of the request field with this lower-case name; None without one."""
+        ...
+
+
+Check: TypeAlias = Callable[[Arrival], str | None]
+"""Whether this request may be answered by replay: None if not, then the pipeline decides. Otherwise the value of the
+part's `field` for this response."""
+
+Record: TypeAlias = Callable[[Arrival, float], None]
+"""Takes note of a replay and its duration in seconds, in place of `on_complete`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPart:
+    """What one plugin does at each replay of one answer.
+
+    Attributes:
+        check: see `Check`; None: always yes.
+        field: the response field whose value `check` gives; empty when there is none. It was given at the first run by
+            way of `Exchange.response_fields`.
+        record: see `Record`.
+    """
+
+    check: Check | None = None
+    field: str = ""
+    record: Record | None = None
+
+
+class ReplayTerms(Protocol):
+    """For how long an answer may be given again, and what of it changes with time.
+
+    Attributes:
+        on_void: called when the stored response behind the answer is gone or another; set by who keeps the answer.
+    """
+
+    on_void: Callable[[], None] | None
+
+    def keeps(self, body: bytes) -> bool:
+        """Whether the store keeps this very object anyhow."""
+        ...
+
+    @property
+    def is_void(self) -> bool:
+        """Whether that has happened."""
+        ...
+
+    def fields(self, now: float) -> tuple[Sequence[tuple[str, str]], float] | None:
+        """The response fields that change with time, at `now` (wall seconds), and until when they are right.
+
+        Returns:
+            None: the answer may not be given again, now or later.
+        """
+        ...
