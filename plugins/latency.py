@@ -4,7 +4,7 @@ Stands leftmost, so that its figures are the client's. Route labels are the name
 their number is bounded by the configuration.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 from typing_extensions import override
@@ -12,7 +12,7 @@ from typing_extensions import override
 from proxy.metrics.registry import Histogram, merged
 from proxy.pipeline.exchange import CacheResult, Exchange, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
-from proxy.pipeline.replay import Arrival, ReplayPart
+from proxy.pipeline.replay import ReplayPart
 
 _QUANTILES: Final[Mapping[str, float]] = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
@@ -29,6 +29,11 @@ class LatencySeries:
     def __init__(self, duration: Histogram, first_byte: Histogram) -> None:
         self.duration = duration
         self.first_byte = first_byte
+
+    def observe_all(self, durations: Sequence[float]) -> None:
+        """Count exchanges whose first byte was their last, too, by their durations in seconds."""
+        self.duration.observe_all(durations)
+        self.first_byte.observe_all(durations)
 
     def observe(self, duration: float, first_byte: float | None) -> None:
         """Count one exchange; both in seconds."""
@@ -83,12 +88,7 @@ class Latency(Plugin[LatencySettings]):
 
     @override
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
-        observe = self.series(exchange.route.name, exchange.cache.result, outcome.status).observe
-
-        def record(_: Arrival, duration: float) -> None:
-            observe(duration, duration)
-
-        return ReplayPart(record=record)
+        return ReplayPart(tally=self.series(exchange.route.name, exchange.cache.result, outcome.status).observe_all)
 
     @property
     @override

@@ -137,6 +137,11 @@ class Sidecar:
         """The upstream as seen from here."""
         return self._generation.health
 
+    def settle(self) -> None:
+        """See `AdminTarget.settle`."""
+        if self._listener is not None:
+            self._listener.settle()
+
     def not_ready(self) -> tuple[str, ...]:
         """Why no traffic should come; empty when it should."""
         reasons = []

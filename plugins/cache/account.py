@@ -31,8 +31,8 @@ class Account:
         self._routes: dict[str, None] = {}
         self._ratios: dict[str, RollingCounts] = {}
 
-    def recorder(self, route: str, report: CacheReport, bytes_sent: int) -> Callable[[], None]:
-        """What `record` does with these arguments, with everything looked up: for exchanges that are all alike."""
+    def recorder(self, route: str, report: CacheReport, bytes_sent: int) -> Callable[[int], None]:
+        """What `record` does, for a number of exchanges at once that are all alike."""
         self._know(route)
         counters = [self._metrics_results.labels(route, report.result.value)]
         if report.reason is not None:
@@ -41,12 +41,12 @@ class Account:
         from_cache = report.result.from_cache
         count_ratio = self._ratios[route].record
 
-        def record() -> None:
+        def record(exchanges: int) -> None:
             for counter in counters:
-                counter.value += 1
+                counter.value += exchanges
             if from_cache:
-                served.value += bytes_sent
-            count_ratio(from_cache)
+                served.value += bytes_sent * exchanges
+            count_ratio(from_cache, exchanges)
 
         return record
 

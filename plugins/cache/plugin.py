@@ -258,11 +258,8 @@ class Cache(Plugin[CacheSettings]):
         return terms if terms.watch(self._store, *keys) else None
 
     @override
-    def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
-        terms = exchange.replay
-        if not isinstance(terms, HitTerms):
-            return None
-        return hit_part(terms, exchange, outcome, self._account, self._store.count_hit)
+    def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
+        return hit_part(exchange, outcome, self._account, self._store.count_hits)
 
     @property
     @override

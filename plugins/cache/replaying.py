@@ -12,7 +12,7 @@ from typing import Final
 from plugins.cache.account import Account
 from proxy.http.message import Request
 from proxy.pipeline.exchange import CacheReport, Exchange, Outcome
-from proxy.pipeline.replay import PASSED_OVER, SERVER_MADE, Arrival, ReplayPart
+from proxy.pipeline.replay import PASSED_OVER, SERVER_MADE, ReplayPart
 from proxy.policy.freshness import current_age
 from proxy.storage.base import CacheKey, Entry
 from proxy.storage.memory import Use
@@ -98,17 +98,12 @@ class HitTerms:
         return fields, now + lasts
 
 
-def hit_part(
-    terms: HitTerms, exchange: Exchange, outcome: Outcome, account: Account, count_use: Callable[[], None]
-) -> ReplayPart:
-    """What the cache does at each replay: count it, and keep the stored response from eviction."""
+def hit_part(exchange: Exchange, outcome: Outcome, account: Account, count_uses: Callable[[int], None]) -> ReplayPart:
+    """What the cache does about replays: it counts them."""
     count = account.recorder(exchange.route.name, exchange.cache, outcome.bytes_sent)
-    uses = tuple(terms.uses)
 
-    def record(_: Arrival, __: float) -> None:
-        for use in uses:
-            use.visited = True
-        count_use()
-        count()
+    def tally(durations: Sequence[float]) -> None:
+        count_uses(len(durations))
+        count(len(durations))
 
-    return ReplayPart(record=record)
+    return ReplayPart(tally=tally)

@@ -35,7 +35,7 @@ from proxy.http.message import NO_HEADERS, Response, make_headers
 from proxy.metrics.registry import Counter
 from proxy.pipeline.exchange import DerivedForms, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
-from proxy.pipeline.replay import Arrival, ReplayPart
+from proxy.pipeline.replay import ReplayPart
 
 IDENTITY: Final = "identity"
 _BODYLESS: Final = frozenset({101, 204, 205, 206, 304})
@@ -134,10 +134,10 @@ class Compression(Plugin[CompressionSettings]):
         if counter is None:
             return None
 
-        def record(_: Arrival, __: float) -> None:
-            counter.value += 1
+        def tally(durations: Sequence[float]) -> None:
+            counter.value += len(durations)
 
-        return ReplayPart(record=record)
+        return ReplayPart(tally=tally)
 
     @property
     @override

@@ -54,7 +54,7 @@ def admin_application(target: AdminTarget, settings: AdminSettings) -> web.Appli
     operations: list[AnyOperation] = [operation for subject in subjects for operation in subject.operations()]
     operations += Description(operations, settings, VERSION).operations()
     guard = Guard(settings, frozenset(operation.path for operation in operations if operation.probe))
-    application = web.Application(client_max_size=settings.max_body_bytes, middlewares=[_answering(guard)])
+    application = web.Application(client_max_size=settings.max_body_bytes, middlewares=[_answering(guard, target)])
     _add_routes(application, operations, settings)
 
     async def end(_: web.Application) -> None:
@@ -73,7 +73,7 @@ def _add_routes(application: web.Application, operations: Sequence[AnyOperation]
             resource.add_route("HEAD", serve)  # RFC 9110 §9.1; aiohttp leaves the content out
 
 
-def _answering(guard: Guard) -> Middleware:
+def _answering(guard: Guard, target: AdminTarget) -> Middleware:
     """The middleware around everything: lets calls in, and makes a problem document of whatever goes wrong."""
 
     @web.middleware
@@ -81,6 +81,7 @@ def _answering(guard: Guard) -> Middleware:
         response: web.StreamResponse
         try:
             guard.check(request)
+            target.settle()
             response = await handler(request)
         except RefusedError as error:
             response = refusal(error)

@@ -84,6 +84,10 @@ class AdminTarget(Protocol):
         """The upstream as seen from here, now."""
         ...
 
+    def settle(self) -> None:
+        """Bring everything that is counted up to date. Called before each answer of the admin port."""
+        ...
+
     def not_ready(self) -> tuple[str, ...]:
         """Why no traffic should come; empty when it should."""
         ...

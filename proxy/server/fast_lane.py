@@ -101,13 +101,16 @@ class KeptReply:
         wire: the response, in two pieces where the body is long; None where something of it is made for each request.
         until: wall seconds until when it is right.
         checks, records: of the plugins' parts.
+        durations: of the replays that the plugins have not been told of, in seconds.
+        uses: see `ReplayTerms`.
         keys: the heads that it is kept under.
         size: bytes that it counts for, its keys among them.
         used: it was sent since room was last sought.
     """
 
     __slots__ = (
-        "_body", "_open", "_pieces", "_slots", "checks", "keys", "records", "size", "terms", "until", "used", "wire",
+        "_body", "_open", "_pieces", "_slots", "_tallies", "checks", "durations", "keys", "records", "size", "terms",
+        "until", "used", "uses", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +120,9 @@ class KeptReply:
         self.terms = terms
         self.checks = tuple((part.check, part.field) for part in parts if part.check is not None)
         self.records = tuple(part.record for part in parts if part.record is not None)
+        self._tallies = tuple(part.tally for part in parts if part.tally is not None)
+        self.durations: list[float] = []
+        self.uses = tuple(terms.uses)
         self._pieces = pieces
         self._slots = slots
         self._body = body
@@ -148,6 +154,13 @@ class KeptReply:
         self.wire = piece + self._body if joined else (piece, self._body)
         return True
 
+    def settle(self) -> None:
+        """Tell the plugins of the replays that they do not know of yet."""
+        durations, self.durations = self.durations, []
+        if durations:
+            for tally in self._tallies:
+                tally(durations)
+
     def filled(self, values: dict[str, str]) -> Wire:
         """The response, with the values that the checks gave for this request."""
         assert self.wire is not None
@@ -162,15 +175,21 @@ class FastLane:
 
     Args:
         max_bytes: what the replies may weigh together.
+
+    Attributes:
+        bytes: what they weigh.
+        hits: how often one was sent, as of the last `settle`.
     """
 
     __slots__ = (
-        "_canonical", "_clock", "_max_bytes", "_max_fields", "_max_head_bytes", "_older", "_replies", "_seen", "bytes",
-        "hits",
+        "_canonical", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older", "_replies", "_seen",
+        "_unsettled", "_wall", "bytes", "hits",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, *, max_bytes: int, max_fields: int, max_field_bytes: int) -> None:
-        self._clock = clock
+        self._wall = clock.wall
+        self._monotonic = clock.monotonic
+        self._unsettled: list[KeptReply] = []  # those that the plugins have not been told all replays of
         self._max_bytes = max_bytes
         self._max_fields = max_fields
         # What is left out of a head is within the limits that the parser keeps, whatever it is.
@@ -212,9 +231,8 @@ class FastLane:
                 return None
         else:
             caller.exact_misses = 0
-        clock = self._clock
-        began = clock.monotonic()
-        now = clock.wall()
+        began = self._monotonic()
+        now = self._wall()
         if now >= reply.until and not reply.renew(now):
             self.drop(reply)
             return None
@@ -231,11 +249,23 @@ class FastLane:
             if values:
                 wire = reply.filled(values)
         reply.used = True
-        self.hits += 1
-        duration = clock.monotonic() - began
+        for use in reply.uses:
+            use.visited = True
+        duration = self._monotonic() - began
+        durations = reply.durations
+        if not durations:
+            self._unsettled.append(reply)
+        durations.append(duration)
         for record in reply.records:
             record(caller, duration)
         return wire
+
+    def settle(self) -> None:
+        """Tell the plugins of all replays. To be called about once a second, and before what they count is read."""
+        unsettled, self._unsettled = self._unsettled, []
+        for reply in unsettled:
+            self.hits += len(reply.durations)
+            reply.settle()
 
     def _equivalent(self, head: bytes, caller: Caller, replies: dict[bytes, KeptReply]) -> KeptReply | None:
         """The reply kept under what is left of `head` without the lines that nobody heeds."""
@@ -298,7 +328,7 @@ class FastLane:
         Returns:
             Whether it was kept: not when the terms have ended, or the head does not hold each changing field once.
         """
-        now = self._clock.wall()
+        now = self._wall()
         changing = terms.fields(now)
         if changing is None or terms.is_void:
             return False

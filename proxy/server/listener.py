@@ -20,6 +20,9 @@ from proxy.server.settings import ServerSettings
 CUT_SECONDS: Final = 5.0
 """How long handlers may take to end once their connections are cut."""
 
+SETTLE_SECONDS: Final = 1.0
+"""How long plugins may not know of answers that the fast lane has given."""
+
 _log = structlog.get_logger("server")
 
 
@@ -43,6 +46,7 @@ class Listener:
             caller=self._handler.caller,
         )
         self._accepting: asyncio.Server | None = None
+        self._settling: asyncio.TimerHandle | None = None
         metrics.gauge("sidecache_server_open_connections", "Client connections", lambda: len(self._protocols.clients))
 
     @property
@@ -78,12 +82,22 @@ class Listener:
                 backlog=self._settings.backlog,
                 reuse_port=self._settings.reuse_port or None,
             )
+        self._settle_regularly()
         _log.info("listening", addresses=[str(address) for address in self.addresses])
 
     def application_changed(self) -> None:
         """The application's answers are others from now on: what was kept of them is void."""
         if self._handler.lane is not None:
             self._handler.lane.reset(self._application.heeded_fields)
+
+    def settle(self) -> None:
+        """Have the plugins told of every answer given."""
+        if self._handler.lane is not None:
+            self._handler.lane.settle()
+
+    def _settle_regularly(self) -> None:
+        self.settle()
+        self._settling = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle_regularly)
 
     def stop_accepting(self) -> None:
         """Close the address; clients that are connected are served on."""
@@ -114,6 +128,10 @@ class Listener:
             self._protocols.cut()
             await _within(CUT_SECONDS, self._protocols.wait_until_empty())
         await _within(CUT_SECONDS, self._handler.wait_until_quiet())
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        self.settle()
         return not late
 
 

@@ -160,7 +160,7 @@ class Connection(web.RequestHandler):
         self._last_payload: StreamReader = EMPTY_PAYLOAD  # of the newest message
         self._body_bytes: int | None = None  # its length as declared
         # For the fast lane.
-        self._lane = server.lane
+        self._lane = None if server.draining else server.lane
         self.caller: Caller | None = None
         self._at_boundary = False
         self.reply_key = b""  # of the request in hand, if its answer is wanted there
@@ -210,19 +210,17 @@ class Connection(web.RequestHandler):
         # The boundary rule. What comes now begins a message only if the parser has been fed nothing yet, or was last
         # fed the end of a head without a body; and if nothing is under way, waiting, or held back.
         if self._at_boundary and self._request_count == self._finished and not self._head_started:
-            if self._answer_at_once(data):
+            if self._lane is not None and not self._paused and self._answer_at_once(self._lane, data):
                 return
         else:
             self.reply_key = b""
         if not self._discarding:
             self._parse(data)
 
-    def _answer_at_once(self, data: bytes) -> bool:
+    def _answer_at_once(self, lane: FastLane, data: bytes) -> bool:
         """Answer from the fast lane; whether that was done. If not, nothing has happened."""
-        lane, caller, transport = self._lane, self.caller, self.transport
-        if lane is None or caller is None or transport is None or self.writing_paused or self._server.draining:
-            return False
-        if self._force_close or self._close or self._discarding:
+        caller, transport = self.caller, self.transport
+        if caller is None or transport is None or self._force_close or self._close or self._discarding:
             return False
         wire = lane.answer(data, caller)
         if wire is None:
@@ -235,6 +233,10 @@ class Connection(web.RequestHandler):
         # The timer that runs may be early: it then sets itself anew.
         self._deadline = self._loop.time() + self._settings.keep_alive_timeout_seconds
         return True
+
+    def leave_lane(self) -> None:
+        """The fast lane answers nothing more here: its answers say nothing of a close."""
+        self._lane = None
 
     def _parse(self, data: bytes) -> None:
         start, end = 0, _NOWHERE
@@ -379,7 +381,7 @@ class Connection(web.RequestHandler):
         """The request in hand has been answered. Owed once for each request, whatever became of it."""
         self._finished += 1
         if not keep_alive:
-            self._lane = None
+            self.leave_lane()
             self._arm_close()
             return
         if self.resting:
@@ -569,6 +571,7 @@ class ProxyServer(web.Server):
         """Close the connections that wait for a request, and let no connection outlive the request it has in hand."""
         self.draining = True
         for connection in list(self.clients):
+            connection.leave_lane()
             if connection.idle:
                 connection.force_close()
 

@@ -111,9 +111,9 @@ class TieredStore:
         """See `MemoryStore.watch`: of what stands in L1."""
         return self.l1.watch(key, watcher)
 
-    def count_hit(self) -> None:
-        """A record in L1 was used by somebody who watches it."""
-        self.l1.hits += 1
+    def count_hits(self, count: int) -> None:
+        """Records in L1 were used by somebody who watches them."""
+        self.l1.hits += count
 
     async def get(self, key: CacheKey) -> Found | None:
         """The record under `key`, from the first tier that has it. What L2 has is kept in L1 from then on."""

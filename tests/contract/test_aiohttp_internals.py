@@ -22,7 +22,7 @@ from proxy.server import protocol
 SERVER = Path(protocol.__file__).parent
 FIELDS = {
     "_buffer_paused", "_close", "_current_request", "_force_close", "_loop", "_message_tail", "_messages", "_parser",
-    "_payload_parser", "_reading_paused", "_request_count", "_upgraded",
+    "_paused", "_payload_parser", "_reading_paused", "_request_count", "_upgraded",
 }  # fmt: skip
 METHODS = {"_resume_reading_if_drained", "_resume_transport_reading"}
 

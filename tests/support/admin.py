@@ -59,6 +59,7 @@ class Target:
         reasons: why it is not ready.
         reloading: what a reload does.
         completed: what exchanges ended with.
+        settled: how often it was asked to bring its counts up to date.
     """
 
     driven: PluginHarness
@@ -67,6 +68,7 @@ class Target:
     view: dict[str, Any] = field(default_factory=lambda: {"admin": {"token": "**********"}})
     reloading: Callable[[], Any] = no_reload
     completed: list[Outcome] = field(default_factory=list)
+    settled: int = 0
 
     @property
     def clock(self) -> Clock:
@@ -83,6 +85,9 @@ class Target:
     @property
     def store(self) -> TieredStore:
         return self.driven.services.store
+
+    def settle(self) -> None:
+        self.settled += 1
 
     def not_ready(self) -> tuple[str, ...]:
         return self.reasons

@@ -76,6 +76,17 @@ def test_merging_histograms_is_observing_the_union(bounds: list[float], groups: 
     assert [part.count for part in parts] == [len(group) for group in groups]  # the parts are as they were
 
 
+@given(BOUNDS, VALUES)
+@settings(deadline=None)
+def test_observing_all_at_once_is_observing_each(bounds: list[float], values: list[float]) -> None:
+    each, at_once = Histogram(bounds), Histogram(bounds)
+    for value in values:
+        each.observe(value)
+    at_once.observe_all(values)
+    assert at_once.counts == each.counts
+    assert at_once.total == pytest.approx(each.total)
+
+
 def test_histograms_of_different_bounds_do_not_merge() -> None:
     with pytest.raises(ValueError, match="cannot be added"):
         merged([Histogram([1]), Histogram([2])])
