@@ -17,10 +17,10 @@ SECONDS_AT_LOAD ?= 60
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help venv runtime redis run test check format load bench lock image clean distclean
+.PHONY: help venv runtime redis run test conformance check format load bench lock image clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 venv: ## make .venv with everything: the sidecar, its tests, checks and load tests
 	@bash .ci/setup dev
@@ -42,6 +42,9 @@ else
 	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term --cov-fail-under=90
 	$(BIN)/python -m coverage report --include='proxy/http/*,proxy/policy/*' --fail-under=100
 endif
+
+conformance: venv ## put the cache to the test, behaviour by behaviour, and write docs/conformance.md from what comes out
+	@exec $(BIN)/python -m tests.conformance.report
 
 check: venv ## format, lint, types, layers, Dockerfile
 	$(BIN)/ruff format --check .
