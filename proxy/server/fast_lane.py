@@ -33,10 +33,16 @@ JOINED_BODY_BYTES: Final = 16_384
 EXACT_TRIES: Final = 32
 """After so many heads in a row that were equal to none, a connection is taken not to repeat itself to the letter."""
 
+MOST_KEYS: Final = 64
+"""Of one reply: a client that sends ever new heads, each twice, must not fill the lane with keys of one answer."""
+
 REPLY_OVERHEAD: Final = 1_500
 
 _EMPTY_LINE: Final = b"\r\n\r\n"
 _ANY_VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*"
+_ONCE_ONLY: Final = b"\r\nuser-agent:"  # the one field of PASSED_OVER that aiohttp's parser refuses to see twice
+_CONNECTION: Final = re.compile(rb"\r\n(?i:connection):(?![\t ]*(?i:keep-alive)[\t ]*\r\n)")
+_FORWARDED: Final = re.compile(rb"\r\n(?i:x-forwarded-(host|proto)):([^\r]*)")
 
 
 ReadField: TypeAlias = Callable[[bytes], str | None]
@@ -99,7 +105,7 @@ class KeptReply:
 
     Attributes:
         wire: the response, in two pieces where the body is long; None where something of it is made for each request.
-        until: wall seconds until when it is right.
+        since, until: wall seconds between which it is right; a clock may be set back.
         checks, records: of the plugins' parts.
         durations: of the replays that the plugins have not been told of, in seconds.
         uses: see `ReplayTerms`.
@@ -109,8 +115,8 @@ class KeptReply:
     """
 
     __slots__ = (
-        "_body", "_open", "_pieces", "_slots", "_tallies", "checks", "durations", "keys", "records", "size", "terms",
-        "until", "used", "uses", "wire",
+        "_body", "_open", "_pieces", "_slots", "_tallies", "checks", "durations", "keys", "records", "since", "size",
+        "terms", "until", "used", "uses", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -128,6 +134,7 @@ class KeptReply:
         self._body = body
         self._open: tuple[tuple[bytes, str], ...] = ()  # what stands before a slot that each request fills
         self.wire: Wire | None = None
+        self.since = inf
         self.until = -inf
         self.keys: list[bytes] = []
         self.used = False
@@ -139,6 +146,7 @@ class KeptReply:
         changing = self.terms.fields(now)
         if changing is None:
             return False
+        self.since = now
         fields, self.until = changing
         values = dict(fields)
         begun: list[tuple[bytes, str]] = []
@@ -198,8 +206,9 @@ class FastLane:
             {},
             {},
         )  # of peers not trusted, and trusted
-        self._seen: set[bytes] = set()
-        self._older: set[bytes] = set()
+        # Hashes: a head takes up to 8 KB, and one that is taken for another is only kept a little early.
+        self._seen: set[int] = set()
+        self._older: set[int] = set()
         self._canonical: re.Pattern[bytes] | None = None
         self.bytes = 0
         self.hits = 0
@@ -223,6 +232,8 @@ class FastLane:
         Args:
             head: what arrived, at a message boundary.
         """
+        if len(head) > self._max_head_bytes:
+            return None
         replies = self._replies[caller.trusted]
         reply = replies.get(head) if caller.exact_misses < EXACT_TRIES else None
         if reply is None:
@@ -233,7 +244,7 @@ class FastLane:
             caller.exact_misses = 0
         began = self._monotonic()
         now = self._wall()
-        if now >= reply.until and not reply.renew(now):
+        if not reply.since <= now < reply.until and not reply.renew(now):
             self.drop(reply)
             return None
         caller.head = head
@@ -269,21 +280,22 @@ class FastLane:
 
     def _equivalent(self, head: bytes, caller: Caller, replies: dict[bytes, KeptReply]) -> KeptReply | None:
         """The reply kept under what is left of `head` without the lines that nobody heeds."""
-        if self._canonical is None or len(head) > self._max_head_bytes:
-            return None
+        if self._canonical is None:
+            return replies.get(head)
         rest, left_out = self._canonical.subn(b"", head)
-        if not left_out or left_out > MAX_FIELDS_LEFT_OUT:
+        if left_out > MAX_FIELDS_LEFT_OUT:
             return None
         reply = replies.get(rest)
-        if reply is None:
+        if reply is None or (left_out > 1 and head.lower().count(_ONCE_ONLY) > 1):
             return None
-        if caller.head == head:
-            # The same to the letter, twice in a row: worth a key of its own.
-            caller.exact_misses = 0
-            self._add_key(replies, head, reply)
-            self._make_room(None)
-        else:
+        if caller.head != head:
             caller.exact_misses += 1
+            return reply
+        # The same to the letter, twice in a row: worth a key of its own, if it has none yet.
+        caller.exact_misses = 0
+        if len(reply.keys) < MOST_KEYS and replies.get(head) is not reply:
+            self._add_key(replies, head, reply)
+            self._make_room(reply)
         return reply
 
     def wants(self, head: bytes) -> bytes:
@@ -295,7 +307,7 @@ class FastLane:
         end = len(head)
         if not 0 < end <= self._max_head_bytes or head.find(_EMPTY_LINE) != end - len(_EMPTY_LINE):
             return b""
-        if not head.startswith((b"GET ", b"HEAD ")):
+        if not head.startswith((b"GET ", b"HEAD ")) or not _stands_alone(head):
             return b""
         if self._canonical is not None:
             head, left_out = self._canonical.subn(b"", head)
@@ -303,9 +315,10 @@ class FastLane:
                 return b""
         if head.count(b"\r\n") + MAX_FIELDS_LEFT_OUT > self._max_fields:
             return b""
-        if head in self._seen or head in self._older:
+        digest = hash(head)
+        if digest in self._seen or digest in self._older:
             return head
-        self._seen.add(head)
+        self._seen.add(digest)
         if len(self._seen) >= REMEMBERED_HEADS // 2:
             self._older, self._seen = self._seen, set()
         return b""
@@ -379,6 +392,21 @@ class FastLane:
             else:
                 oldest.keys = oldest.keys or [key]
                 self.drop(oldest)
+
+
+def _stands_alone(head: bytes) -> bool:
+    """Whether what `head` asks for can be told without the lines of `PASSED_OVER`, and its fields are all there is.
+
+    A trusted proxy's lists of hosts and schemes go with its list of addresses: by that the client's are found. And a
+    field named in `Connection` is no field of the request as plugins see it.
+    """
+    listed: set[bytes] = set()
+    for match in _FORWARDED.finditer(head):
+        name, value = match[1].lower(), match[2]
+        if name in listed or b"," in value:
+            return False
+        listed.add(name)
+    return _CONNECTION.search(head) is None
 
 
 def _cut(head: bytes, names: list[str]) -> tuple[list[bytes], list[str]] | None:
