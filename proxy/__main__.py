@@ -65,12 +65,17 @@ def run(path: Path | None) -> None:
     config = _load(path)
     gc.freeze()
     gc.enable()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            code = runner.run(Sidecar(config, _path(path)).run())
-        except StartError as error:
-            click.echo(f"sidecache: {error}", err=True)
-            code = FAILED
+    try:
+        if config.values.workers > 1:
+            from proxy.supervisor.supervisor import supervise  # noqa: PLC0415 — see the module
+
+            code = supervise(config, _path(path))
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                code = runner.run(Sidecar(config, _path(path)).run())
+    except StartError as error:
+        click.echo(f"sidecache: {error}", err=True)
+        code = FAILED
     sys.exit(code)
 
 

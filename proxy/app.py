@@ -10,7 +10,8 @@ whose settings are the same, with what it remembers.
 import asyncio
 import os
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ import structlog
 
 from proxy import config as configuration
 from proxy.admin.app import AdminPort
+from proxy.admin.settings import AdminSettings
 from proxy.admin.target import ReloadError, ReloadReport
+from proxy.admin.worker import WorkerOperations
 from proxy.clock import Clock, SystemClock
 from proxy.config import Config, PluginClass, RouteSettings
 from proxy.errors import ConfigError
@@ -33,6 +36,7 @@ from proxy.pipeline.pipeline import AnyPlugin, Pipeline, RoutePlan
 from proxy.pipeline.plugin import PluginSettings, Services
 from proxy.pipeline.replay import ReplayPart
 from proxy.server.listener import Listener
+from proxy.server.settings import ServerSettings
 from proxy.storage.opening import open_store
 from proxy.storage.tiered import TieredStore
 from proxy.tasks import Tasks
@@ -57,6 +61,31 @@ class Generation:
     pool: UpstreamPool
     health: UpstreamHealth
     pipeline: Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRole:
+    """What makes a sidecar one of several workers, and not the whole program.
+
+    A worker leaves signals from the terminal and reloads to its supervisor, and SIGTERM drains it however often it
+    comes: both a service manager and the supervisor may send it.
+
+    Attributes:
+        name: for the log, and the label of its metrics.
+        server: with the address as all workers share it.
+        admin: with the Unix socket where the supervisor reaches it.
+        listening: the socket that all workers accept from; None: each opens the port itself.
+        may_listen: called when the admin port is open; returns when the supervisor sends purges there, so that none
+            is missed by what this worker is going to keep.
+        ready: called when it serves.
+    """
+
+    name: str
+    server: ServerSettings
+    admin: AdminSettings
+    listening: socket.socket | None
+    may_listen: Callable[[], Awaitable[None]]
+    ready: Callable[[], None]
 
 
 def build_pipeline(
@@ -96,17 +125,22 @@ class Sidecar:
     Args:
         config: to begin with.
         path: where a reload reads from; None: the environment alone.
+        role: of a worker; None: this process is all there is.
     """
 
-    def __init__(self, config: Config, path: Path | None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: Config, path: Path | None, clock: Clock | None = None, *, role: WorkerRole | None = None
+    ) -> None:
         self._config = config
         self._fixed = {name: table for name, table in config.view().items() if name not in RELOADABLE}
         self._path = path
+        self._role = role
         self.clock: Clock = clock or SystemClock()
         self.metrics = Registry()
         self.tasks = Tasks()
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._prepared: Generation | None = None
         self._signals = 0
         self._draining = False
         self._listening = False
@@ -209,13 +243,17 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_loop_exception)
         async with AsyncExitStack() as stack:
-            self._logs = Logs(self._config.values.log, self.clock.wall)
+            role = self._role
+            self._logs = Logs(self._config.values.log, self.clock.wall, worker=role.name if role is not None else None)
             stack.callback(self._logs.close)
             self.metrics.total("sidecache_log_dropped_lines", "Log lines never written", lambda: self._logs.dropped)
             # Before anything starts: a signal that comes meanwhile is no reason to die of it.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._on_stop, number)
-            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            if role is not None:
+                loop.add_signal_handler(signal.SIGTERM, self.stop)
+            else:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, self._on_stop, number)
+                loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
             async with self._reloading:
                 await self._start(stack)
             await self._stop.wait()
@@ -234,17 +272,28 @@ class Sidecar:
         except ReloadError as error:
             raise StartError(str(error)) from error
         stack.push_async_callback(self._close_generation)
-        listener = self._listener = Listener(self, values.server, self.clock, self.metrics)
-        admin = AdminPort(self, values.admin)
+        role = self._role
+        server = role.server if role is not None else values.server
+        listener = self._listener = Listener(self, server, self.clock, self.metrics)
+        if role is not None:
+            admin = AdminPort(self, role.admin, WorkerOperations(self).operations())
+        else:
+            admin = AdminPort(self, values.admin)
         try:
             await admin.start()
             stack.push_async_callback(admin.close)
-            await listener.start()
+            if role is not None:
+                await role.may_listen()
+            await listener.start(role.listening if role is not None else None)
         except OSError as error:
             raise StartError(f"cannot listen: {error.strerror or error} (server.listen, admin.listen)") from error
         stack.push_async_callback(self._drain, listener)
         self._listening = True
-        _log.info("ready", listen=[str(address) for address in listener.addresses], upstream=str(values.upstream.url))
+        event = "ready"
+        if role is not None:
+            role.ready()
+            event = "worker ready"
+        _log.info(event, listen=[str(address) for address in listener.addresses], upstream=str(values.upstream.url))
 
     async def _build(self, config: Config, old: Generation | None = None) -> Generation:
         """Build and start a generation. It goes on with what of `old` its configuration does not change.
@@ -273,6 +322,7 @@ class Sidecar:
         return Generation(config, pool, pool.health, pipeline)
 
     async def _close_generation(self) -> None:
+        await self.abandon_reload()
         async with self._reloading:
             await self._generation.pipeline.retire(0)
             await self._generation.pool.close()
@@ -283,13 +333,17 @@ class Sidecar:
         await listener.drain()
         _log.info("stopped")
 
+    def stop(self) -> None:
+        """Drain and end. Safe to call again."""
+        self._draining = True
+        self._stop.set()
+
     def _on_stop(self, number: signal.Signals) -> None:
         self._signals += 1
-        self._draining = True
         if self._signals > 1:
             # The operator does not want to wait: nothing here may hold the end up.
             os._exit(128 + number)
-        self._stop.set()
+        self.stop()
 
     def _on_hangup(self) -> None:
         self.tasks.spawn("reload", self._reload_and_log())
@@ -314,22 +368,61 @@ class Sidecar:
             ConfigError: it is bad; the old one stays.
             ReloadError: a plugin does not start; the old one stays.
         """
-        async with self._reloading:
+        await self.prepare_reload()
+        return self.finish_reload()
+
+    async def prepare_reload(self, text: str | None = None) -> None:
+        """The part of a reload that can fail. `finish_reload` or `abandon_reload` is owed; other reloads wait for it.
+
+        Args:
+            text: what stands in the file; None: it is read.
+
+        Raises:
+            ConfigError, ReloadError: as `reload`; nothing is owed then.
+        """
+        await self._reloading.acquire()
+        try:
             if self._draining:
                 raise ReloadError("the sidecar is shutting down")
-            old = self._generation
-            config = await asyncio.to_thread(configuration.load, self._path)
-            changed = config.differences(old.config)
-            fresh = await self._build(config, old)
-            self._generation = fresh
-            if self._listener is not None:
-                self._listener.application_changed()
-            self._logs.configure(config.values.log)
-            self.tasks.spawn("retire", self._retire(old, fresh))
-            return ReloadReport(
-                changed=changed,
-                restart_needed=[name for name in config.differences(self._config) if name not in RELOADABLE],
-            )
+            config = await asyncio.to_thread(configuration.load, self._path, text)
+            self._prepared = await self._build(config, self._generation)
+        except BaseException:
+            self._reloading.release()
+            raise
+
+    def finish_reload(self) -> ReloadReport:
+        """Put into use what was prepared.
+
+        Raises:
+            ReloadError: nothing is prepared (any more).
+        """
+        fresh, old = self._take_prepared(), self._generation
+        if fresh is None:
+            raise ReloadError("no reload has been prepared")
+        self._generation = fresh
+        if self._listener is not None:
+            self._listener.application_changed()
+        self._logs.configure(fresh.config.values.log)
+        self.tasks.spawn("retire", self._retire(old, fresh))
+        return ReloadReport(
+            changed=fresh.config.differences(old.config),
+            restart_needed=[name for name in fresh.config.differences(self._config) if name not in RELOADABLE],
+        )
+
+    async def abandon_reload(self) -> None:
+        """Forget what was prepared, if anything was."""
+        fresh, old = self._take_prepared(), self._generation
+        if fresh is None:
+            return
+        await fresh.pipeline.retire(0, keep=old.pipeline.plugins)
+        if old.pool is not fresh.pool:
+            await fresh.pool.close()
+
+    def _take_prepared(self) -> Generation | None:
+        fresh, self._prepared = self._prepared, None
+        if fresh is not None:
+            self._reloading.release()
+        return fresh
 
     async def _retire(self, old: Generation, fresh: Generation) -> None:
         """End what of `old` does not go on in `fresh`, once its exchanges are over."""

@@ -30,6 +30,7 @@ from proxy.upstream.settings import UpstreamSettings
 
 ENVIRONMENT_PREFIX: Final = "SIDECACHE_"
 FILE_SUFFIX: Final = "_FILE"
+MAX_WORKERS: Final = 128
 DEFAULT_ORDER: Final = tuple(REGISTRY)
 
 _PLUGINS: Final = "plugins"  # made at run time, so that no type knows it
@@ -97,12 +98,18 @@ class RouteSettings(Table):
 
 
 class BaseConfig(BaseSettings):
-    """What does not depend on the plugins in use. `load` gives it its `plugins` and `routes`."""
+    """What does not depend on the plugins in use. `load` gives it its `plugins` and `routes`.
+
+    Attributes:
+        workers: processes that serve the port. With more than one, each has its own L1, its own connections to the
+            upstream and its own accounts: what is limited is limited in each.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
     )
 
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     server: ServerSettings = ServerSettings()
     admin: AdminSettings = AdminSettings()
     upstream: UpstreamSettings
@@ -141,12 +148,16 @@ class Config:
         source: the file it came from, for messages.
         values: every setting, defaults filled in.
         classes: the plugins in use, in order.
+        text: what stood in the file; None: there is none. Loaded again in another process, it gives the same.
     """
 
-    __slots__ = ("classes", "source", "values")
+    __slots__ = ("classes", "source", "text", "values")
 
-    def __init__(self, source: str, values: BaseConfig, classes: tuple[PluginClass, ...]) -> None:
+    def __init__(
+        self, source: str, values: BaseConfig, classes: tuple[PluginClass, ...], text: str | None = None
+    ) -> None:
         self.source = source
+        self.text = text
         self.values = values
         self.classes = classes
 
@@ -242,17 +253,20 @@ def config_model(classes: tuple[PluginClass, ...]) -> type[BaseConfig]:
     )
 
 
-def load(path: Path | None) -> Config:
+def load(path: Path | None, text: str | None = None) -> Config:
     """Read and check the configuration.
 
     Args:
         path: config.toml; None: the environment alone.
+        text: what stands in the file, where it has been read already.
 
     Raises:
         ConfigError: with every mistake that was found.
     """
     source = str(path) if path is not None else "the environment"
-    document = _read(path, source) if path is not None else {}
+    if text is None and path is not None:
+        text = _read(path, source)
+    document = _parse(text, source) if text is not None else {}
     mistakes: list[ConfigMistake] = []
     secrets = _files_named_in_environment(mistakes)
     classes = _plugin_classes(document, mistakes)
@@ -269,16 +283,21 @@ def load(path: Path | None) -> Config:
         mistakes.append(ConfigMistake("environment", str(error)))
     if mistakes or values is None:
         raise ConfigError(source, mistakes)
-    return Config(source, values, classes)
+    return Config(source, values, classes, text)
 
 
-def _read(path: Path, source: str) -> dict[str, Any]:
+def _read(path: Path, source: str) -> str:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(source, [ConfigMistake("file", f"cannot be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(source, [ConfigMistake("file", f"is not UTF-8 text (byte {error.start})")]) from error
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source, [ConfigMistake("file", f"is not TOML: {error}")]) from error
 

@@ -64,10 +64,11 @@ class _Sink:
 
 
 class _Stamp:
-    """Puts time, level and logger before what was logged."""
+    """Puts time, level, logger and worker before what was logged."""
 
-    def __init__(self, wall: Callable[[], float]) -> None:
+    def __init__(self, wall: Callable[[], float], worker: str | None) -> None:
         self._wall = wall
+        self._always = {} if worker is None else {"worker": worker}
 
     def __call__(self, logger: _Sink, level: str, event: EventDict) -> EventDict:
         return {
@@ -75,6 +76,7 @@ class _Stamp:
             "level": level,
             "logger": logger.name,
             "event": event.pop("event", ""),
+            **self._always,
             **event,
         }
 
@@ -204,12 +206,15 @@ class Logs:
         settings: see `LogSettings`.
         wall: seconds since the epoch, for timestamps.
         fd: where lines go, standard output by default.
+        worker: which of several processes this is, told in each line; None: there is only one.
     """
 
-    def __init__(self, settings: LogSettings, wall: Callable[[], float], fd: int = 1) -> None:
+    def __init__(
+        self, settings: LogSettings, wall: Callable[[], float], fd: int = 1, *, worker: str | None = None
+    ) -> None:
         self._settings = settings
         self._fd = fd
-        self._stamp = _Stamp(wall)
+        self._stamp = _Stamp(wall, worker)
         self._before = structlog.get_config()
         root = logging.getLogger()
         self._root_before = (root.level, root.handlers[:])

@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,8 +39,14 @@ BACKLOG: Final = 128
 _log = structlog.get_logger("admin")
 
 
-def admin_application(target: AdminTarget, settings: AdminSettings) -> web.Application:
-    """The admin port as an application. Its warm-ups end when it is shut down."""
+def admin_application(
+    target: AdminTarget, settings: AdminSettings, unlisted: Iterable[AnyOperation] = ()
+) -> web.Application:
+    """The admin port as an application. Its warm-ups end when it is shut down.
+
+    Args:
+        unlisted: operations that the description leaves out: those between a supervisor and its workers.
+    """
     tasks = Tasks()
     subjects = (
         Health(target),
@@ -53,14 +59,23 @@ def admin_application(target: AdminTarget, settings: AdminSettings) -> web.Appli
     )
     operations: list[AnyOperation] = [operation for subject in subjects for operation in subject.operations()]
     operations += Description(operations, settings, VERSION).operations()
-    guard = Guard(settings, frozenset(operation.path for operation in operations if operation.probe))
-    application = web.Application(client_max_size=settings.max_body_bytes, middlewares=[_answering(guard, target)])
-    _add_routes(application, operations, settings)
+    operations += unlisted
+    application = application_of(operations, settings, target.settle)
 
     async def end(_: web.Application) -> None:
         await tasks.close()
 
     application.on_shutdown.append(end)
+    return application
+
+
+def application_of(
+    operations: Sequence[AnyOperation], settings: AdminSettings, before: Callable[[], None]
+) -> web.Application:
+    """An application that serves `operations` to whoever may call, and calls `before` before each."""
+    guard = Guard(settings, frozenset(operation.path for operation in operations if operation.probe))
+    application = web.Application(client_max_size=settings.max_body_bytes, middlewares=[_answering(guard, before)])
+    _add_routes(application, operations, settings)
     return application
 
 
@@ -73,7 +88,7 @@ def _add_routes(application: web.Application, operations: Sequence[AnyOperation]
             resource.add_route("HEAD", serve)  # RFC 9110 §9.1; aiohttp leaves the content out
 
 
-def _answering(guard: Guard, target: AdminTarget) -> Middleware:
+def _answering(guard: Guard, before: Callable[[], None]) -> Middleware:
     """The middleware around everything: lets calls in, and makes a problem document of whatever goes wrong."""
 
     @web.middleware
@@ -81,7 +96,7 @@ def _answering(guard: Guard, target: AdminTarget) -> Middleware:
         response: web.StreamResponse
         try:
             guard.check(request)
-            target.settle()
+            before()
             response = await handler(request)
         except RefusedError as error:
             response = refusal(error)
@@ -112,10 +127,21 @@ def _detail(error: web.HTTPException, request: web.Request) -> str:
 
 
 class AdminPort:
-    """Serves the admin application at its address, from `start` to `close`."""
+    """Serves an admin application at its address, from `start` to `close`.
 
-    def __init__(self, target: AdminTarget, settings: AdminSettings) -> None:
-        self._target = target
+    Args:
+        application: what to serve; for a target, its `admin_application`.
+        unlisted: see `admin_application`.
+    """
+
+    def __init__(
+        self,
+        application: AdminTarget | web.Application,
+        settings: AdminSettings,
+        unlisted: Iterable[AnyOperation] = (),
+    ) -> None:
+        self._application = application
+        self._unlisted = tuple(unlisted)
         self._settings = settings
         self._runner: web.AppRunner | None = None
         self._accepting: asyncio.Server | None = None
@@ -133,8 +159,11 @@ class AdminPort:
         Raises:
             OSError: the address cannot be had.
         """
+        application = self._application
+        if not isinstance(application, web.Application):
+            application = admin_application(application, self._settings, self._unlisted)
         runner = web.AppRunner(
-            admin_application(self._target, self._settings),
+            application,
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,

@@ -44,9 +44,13 @@ class Configuration:
         """`POST /admin/config/reload`."""
         try:
             return Reply(await self._target.reload())
-        except ConfigError as error:
-            mistakes = [{"path": mistake.path, "message": mistake.message} for mistake in error.mistakes]
-            detail = f"{error.source} is refused; the old configuration stays"
-            raise RefusedError(422, detail, errors=mistakes) from error
-        except ReloadError as error:
-            raise RefusedError(422, f"{error}; the old configuration stays", errors=[]) from error
+        except (ConfigError, ReloadError) as error:
+            raise refused(error) from error
+
+
+def refused(error: ConfigError | ReloadError) -> RefusedError:
+    """What is answered when a configuration is not put into use."""
+    if isinstance(error, ReloadError):
+        return RefusedError(422, f"{error}; the old configuration stays", errors=[])
+    mistakes = [{"path": mistake.path, "message": mistake.message} for mistake in error.mistakes]
+    return RefusedError(422, f"{error.source} is refused; the old configuration stays", errors=mistakes)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from proxy.admin.operations import Answer, AnyOperation, Anything, Call, Empty, Operation, Raw, Reply
 from proxy.admin.target import AdminTarget
-from proxy.metrics.exposition import encode
+from proxy.metrics.exposition import encode, process_families
 from proxy.metrics.snapshot import take_snapshot
 
 
@@ -27,6 +27,6 @@ class Metrics:
 
     async def metrics(self, call: Call[Empty, Anything]) -> Reply:
         """`GET /metrics`."""
-        snapshot = take_snapshot(self._target.metrics)
+        snapshot = (*take_snapshot(self._target.metrics), *process_families())
         data, content_type = await asyncio.to_thread(encode, snapshot, call.accept)
         return Reply(Raw(data, content_type))

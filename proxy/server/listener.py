@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,7 @@ class Listener:
             caller=self._handler.caller,
         )
         self._accepting: asyncio.Server | None = None
+        self._own_path = bool(settings.listen.path)
         self._settling: asyncio.TimerHandle | None = None
         metrics.gauge("sidecache_server_open_connections", "Client connections", lambda: len(self._protocols.clients))
 
@@ -61,15 +63,24 @@ class Listener:
         """Whether `drain` has begun."""
         return self._protocols.draining
 
-    async def start(self) -> None:
+    async def start(self, listening: socket.socket | None = None) -> None:
         """Open the address and accept clients.
+
+        Args:
+            listening: a Unix socket that listens already, shared with other processes; it is closed at the end, and
+                its path stays.
 
         Raises:
             OSError: the address cannot be had.
         """
         loop = asyncio.get_running_loop()
         listen = self._settings.listen
-        if listen.path:
+        if listening is not None:
+            self._own_path = False
+            self._accepting = await loop.create_unix_server(
+                self._protocols, sock=listening, backlog=self._settings.backlog
+            )
+        elif listen.path:
             remove_stale_socket(Path(listen.path))
             self._accepting = await loop.create_unix_server(
                 self._protocols, listen.path, backlog=self._settings.backlog
@@ -104,7 +115,7 @@ class Listener:
         if self._accepting is not None:
             self._accepting.close()
             self._accepting = None
-            if self._settings.listen.path:
+            if self._own_path:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._settings.listen.path)  # noqa: PTH108 — a socket, and one system call
 

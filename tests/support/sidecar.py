@@ -125,7 +125,7 @@ class SidecarProcess:
 
 def toml(tables: Mapping[str, Any], upstream: str, port: int, admin_port: int, state: Path) -> str:
     """A configuration: defaults for tests, with `tables` over them, written as TOML inline values."""
-    merged: dict[str, dict[str, Any]] = {
+    merged: dict[str, Any] = {
         "server": {"listen": f"127.0.0.1:{port}"},
         "admin": {"listen": f"127.0.0.1:{admin_port}"},
         "upstream": {"url": upstream},
@@ -136,6 +136,8 @@ def toml(tables: Mapping[str, Any], upstream: str, port: int, admin_port: int, s
     for name, table in tables.items():
         if name == "routes":
             routes = table
+        elif not isinstance(table, Mapping):
+            merged[name] = table
         else:
             merged[name] = {**merged.get(name, {}), **table}
     lines = [f"{name} = {_value(table)}" for name, table in merged.items()]
