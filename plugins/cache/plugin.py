@@ -248,7 +248,7 @@ class Cache(Plugin[CacheSettings]):
 
     def _terms(self, request: Request, place: Place, entry: Entry, report: CacheReport) -> HitTerms | None:
         """The terms under which a hit may be given again; None: it may not."""
-        if not may_replay(request, entry, self._rules.fields):
+        if not may_replay(request, entry, place.marker, self._rules.fields):
             return None
         stored = entry.stored
         origin_seconds = max(0.0, stored.response_time - stored.request_time)

@@ -14,7 +14,7 @@ from proxy.http.message import Request
 from proxy.pipeline.exchange import CacheReport, Exchange, Outcome
 from proxy.pipeline.replay import PASSED_OVER, SERVER_MADE, ReplayPart
 from proxy.policy.freshness import current_age
-from proxy.storage.base import CacheKey, Entry
+from proxy.storage.base import CacheKey, Entry, VaryMarker
 from proxy.storage.memory import Use
 from proxy.storage.tiered import TieredStore
 
@@ -30,12 +30,17 @@ EARLY_REFRESHES: Final = 20.0
 refresh. From then on the cache draws for each request itself."""
 
 
-def may_replay(request: Request, entry: Entry, key_fields: Sequence[str]) -> bool:
-    """Whether the head of `request` alone selects `entry`, whoever sends it and when."""
+def may_replay(request: Request, entry: Entry, marker: VaryMarker | None, key_fields: Sequence[str]) -> bool:
+    """Whether the head of `request` alone selects `entry`, whoever sends it and when.
+
+    Args:
+        marker: that led to `entry`. It may name fields that this one variant does not vary by.
+    """
     headers = request.headers
     if "Cache-Control" in headers or "Pragma" in headers:
         return False  # what these demand depends on the age
-    return _UNSURE.isdisjoint(entry.stored.vary) and _UNSURE.isdisjoint(key_fields)
+    selecting = (*entry.stored.vary, *(marker.names if marker is not None else ()), *key_fields)
+    return _UNSURE.isdisjoint(selecting)
 
 
 class HitTerms:

@@ -14,8 +14,9 @@ from proxy.address import Address, remove_stale_socket
 from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 from proxy.server.application import Application
+from proxy.server.fast_lane import FastLane
 from proxy.server.handler import Handler
-from proxy.server.protocol import ProxyServer, require_supported_aiohttp
+from proxy.server.protocol import Connection, ProxyServer, require_supported_aiohttp
 from proxy.server.settings import ServerSettings
 
 CUT_SECONDS: Final = 5.0
@@ -50,6 +51,19 @@ class Listener:
         self._own_path = bool(settings.listen.path)
         self._settling: asyncio.TimerHandle | None = None
         metrics.gauge("sidecache_server_open_connections", "Client connections", lambda: len(self._protocols.clients))
+        if (lane := self.lane) is not None:
+            metrics.gauge("sidecache_fast_lane_replies", "Answers kept ready to be sent", lambda: len(lane))
+            metrics.gauge("sidecache_fast_lane_bytes", "What they weigh", lambda: lane.bytes)
+            metrics.total("sidecache_fast_lane_hits", "Requests answered by one of them", lambda: lane.hits)
+
+    @property
+    def lane(self) -> FastLane | None:
+        """The answers kept ready to be sent; None: none are kept."""
+        return self._handler.lane
+
+    def connection(self) -> Connection:
+        """What serves a client that connects in another way than by the address."""
+        return self._protocols()
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -98,13 +112,14 @@ class Listener:
 
     def application_changed(self) -> None:
         """The application's answers are others from now on: what was kept of them is void."""
-        if self._handler.lane is not None:
-            self._handler.lane.reset(self._application.heeded_fields)
+        if self.lane is not None:
+            self.lane.reset(self._application.heeded_fields)
+            self._protocols.forget_reply_keys()
 
     def settle(self) -> None:
         """Have the plugins told of every answer given."""
-        if self._handler.lane is not None:
-            self._handler.lane.settle()
+        if self.lane is not None:
+            self.lane.settle()
 
     def _settle_regularly(self) -> None:
         self.settle()

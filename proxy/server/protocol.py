@@ -563,6 +563,11 @@ class ProxyServer(web.Server):
         if not self.clients:
             self._empty.set()
 
+    def forget_reply_keys(self) -> None:
+        """What is being answered now is not kept by the fast lane: its key leaves out what may be heeded by now."""
+        for connection in self.clients:
+            connection.reply_key = b""
+
     async def wait_until_empty(self) -> None:
         """Wait until no client is connected."""
         await self._empty.wait()
