@@ -10,9 +10,14 @@ from typing import ClassVar, Final
 from typing_extensions import override
 
 from proxy.metrics.registry import Histogram, merged
+from proxy.metrics.snapshot import Histograms
 from proxy.pipeline.exchange import CacheResult, Exchange, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import ReplayPart
+
+DURATION: Final = "sidecache_request_duration_seconds"
+FIRST_BYTE: Final = "sidecache_first_byte_seconds"
+UPSTREAM: Final = "sidecache_upstream_seconds"
 
 _QUANTILES: Final[Mapping[str, float]] = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
@@ -53,14 +58,10 @@ class Latency(Plugin[LatencySettings]):
         super().__init__(settings, services)
         labels = ("route", "cache", "status")
         metrics = services.metrics
-        self._durations = metrics.histogram(
-            "sidecache_request_duration_seconds", "From the request's head to the response's last byte", labels
-        )
-        self._first_bytes = metrics.histogram(
-            "sidecache_first_byte_seconds", "From the request's head to the response's head", labels
-        )
+        self._durations = metrics.histogram(DURATION, "From the request's head to the response's last byte", labels)
+        self._first_bytes = metrics.histogram(FIRST_BYTE, "From the request's head to the response's head", labels)
         self._upstreams = metrics.histogram(
-            "sidecache_upstream_seconds", "From sending a request to the upstream to its response head", ("route",)
+            UPSTREAM, "From sending a request to the upstream to its response head", ("route",)
         )
         # Keyed by what an exchange has at hand, so that no label text is built for each.
         self._series: dict[tuple[str, str, int], LatencySeries] = {}
@@ -97,16 +98,34 @@ class Latency(Plugin[LatencySettings]):
 
     @override
     def stats(self) -> Stats:
-        outcomes: dict[str, dict[str, list[tuple[int, LatencySeries]]]] = {}
-        for (route, cache, status_class), series in self._series.items():
-            outcomes.setdefault(route, {}).setdefault(cache, []).append((status_class, series))
-        return {
-            "routes": {
-                route: {cache: _summary(classes) for cache, classes in by_cache.items()}
-                for route, by_cache in outcomes.items()
-            },
-            "upstream": {route: _quantiles(histogram) for route, histogram in self._upstream.items()},
+        return _stats(self._series, self._upstream)
+
+    @classmethod
+    def stats_of(cls, histograms: Histograms) -> Stats:
+        """See `proxy.pipeline.merging.stats_by_histograms`."""
+        first_bytes = histograms.get(FIRST_BYTE, {})
+        series = {
+            (route, cache, int(status[0])): LatencySeries(
+                duration, first_bytes.get((route, cache, status)) or Histogram(duration.bounds)
+            )
+            for (route, cache, status), duration in histograms.get(DURATION, {}).items()
         }
+        return _stats(series, {route: one for (route,), one in histograms.get(UPSTREAM, {}).items()})
+
+
+def _stats(
+    all_series: Mapping[tuple[str, str, int], LatencySeries], upstream: Mapping[str, Histogram]
+) -> dict[str, object]:
+    outcomes: dict[str, dict[str, list[tuple[int, LatencySeries]]]] = {}
+    for (route, cache, status_class), series in all_series.items():
+        outcomes.setdefault(route, {}).setdefault(cache, []).append((status_class, series))
+    return {
+        "routes": {
+            route: {cache: _summary(classes) for cache, classes in by_cache.items()}
+            for route, by_cache in outcomes.items()
+        },
+        "upstream": {route: _quantiles(histogram) for route, histogram in upstream.items()},
+    }
 
 
 def _summary(classes: list[tuple[int, LatencySeries]]) -> dict[str, object]:

@@ -383,7 +383,7 @@ class Sidecar:
         await self._reloading.acquire()
         try:
             if self._draining:
-                raise ReloadError("the sidecar is shutting down")
+                raise ReloadError("the sidecar is shutting down")  # noqa: TRY301 — the lock is let go of below
             config = await asyncio.to_thread(configuration.load, self._path, text)
             self._prepared = await self._build(config, self._generation)
         except BaseException:

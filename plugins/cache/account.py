@@ -78,10 +78,12 @@ class Account:
                 if name == route and not CacheResult(result).from_cache
             }
             ratios = self._ratios[route]
+            recent = {name: ratios.over(seconds) for name, seconds in SPANS.items()}
             routes[route] = {
                 **{result.value: int(self._metrics_results.labels(route, result.value).value) for result in COUNTED},
                 "bytes": int(self._metrics_bytes.labels(route).value),
-                "hit_ratio": {name: ratios.over(seconds).share for name, seconds in SPANS.items()},
+                "hit_ratio": {name: counts.share for name, counts in recent.items()},
+                "recent": {name: {"hits": counts.hits, "requests": counts.total} for name, counts in recent.items()},
                 "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1])),
             }
         return {"routes": routes}

@@ -1,6 +1,7 @@
 """What the cache holds and did, and purges."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -43,6 +44,13 @@ class HitRatios(BaseModel):
     fifteen_minutes: Share | None = Field(alias="15m")
 
 
+class Recent(BaseModel):
+    """What a hit ratio was made of."""
+
+    hits: NonNegativeInt
+    requests: NonNegativeInt
+
+
 class RouteStats(BaseModel):
     """What became of a route's requests at the cache, since the start."""
 
@@ -56,6 +64,7 @@ class RouteStats(BaseModel):
     bypass: NonNegativeInt
     bytes: NonNegativeInt = Field(description="Body bytes sent from the cache.")
     hit_ratio: HitRatios
+    recent: dict[str, Recent] = Field(description="The counts that the hit ratios are made of.")
     reasons: dict[str, NonNegativeInt] = Field(
         description="Why requests were not answered from the cache, the most frequent first."
     )
@@ -216,17 +225,27 @@ class Tally:
 
     async def append(self, scope: PurgeScope, value: str, *, soft: bool) -> tuple[Appended, int, int]:
         """Append a purge; what became of it, and how many records it dropped and softened here."""
+        async with self._watching():
+            appended = await self._store.log.append(scope, value, soft=soft)
+            return appended, *self._counts.get(appended.purge.id, (0, 0))
+
+    async def adopt(self, appended: Appended) -> tuple[int, int]:
+        """Apply a purge that another process appended; how many records it dropped and softened here."""
+        async with self._watching():
+            purge = await self._store.log.adopt(appended)
+            return self._counts.get(purge.id, (0, 0))
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
         if not self._watchers:
             self._before = self._totals()
         self._watchers += 1
         try:
-            appended = await self._store.log.append(scope, value, soft=soft)
-            dropped, softened = self._counts.get(appended.purge.id, (0, 0))
+            yield
         finally:
             self._watchers -= 1
             if not self._watchers:
                 self._counts.clear()
-        return appended, dropped, softened
 
 
 class CacheControls:

@@ -65,6 +65,15 @@ class Peers(Protocol):
         ...
 
     @property
+    def shares_cache(self) -> bool:
+        """Whether there is a second tier, which all workers share."""
+        ...
+
+    def plugin(self, name: str) -> type[object] | None:
+        """The class of the plugin that goes by `name`."""
+        ...
+
+    @property
     def draining(self) -> bool:
         """Whether the program is ending."""
         ...
@@ -176,8 +185,6 @@ async def ask_all(peers: Iterable[Peer], question: Callable[[Peer], Awaitable[T]
             pass
 
     asked = [peer for peer in peers if peer.reachable]
-    async with asyncio.TaskGroup() as group:
-        for peer in asked:
-            _ = group.create_task(one(peer), name=f"ask worker {peer.name}")
+    await asyncio.gather(*map(one, asked))
     order = [peer.name for peer in asked]
     return {name: answers[name] for name in order if name in answers}, sorted(silent, key=order.index)

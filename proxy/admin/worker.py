@@ -4,11 +4,12 @@ They are reached through a Unix socket that only the user of the sidecar can ope
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import orjson
 from pydantic import BaseModel, JsonValue, RootModel
 
+from proxy.admin.cache import Tally
 from proxy.admin.config import refused
 from proxy.admin.operations import (
     Answer,
@@ -25,7 +26,7 @@ from proxy.admin.target import AdminTarget, ReloadError, ReloadReport
 from proxy.errors import ConfigError
 from proxy.metrics.exposition import process_families
 from proxy.metrics.snapshot import take_snapshot
-from proxy.storage.invalidation_log import Purge, PurgeScope
+from proxy.storage.invalidation_log import Appended, Purge, PurgeScope
 
 JSON_TYPE = "application/json"
 
@@ -67,11 +68,16 @@ class KnownPurge(Input):
     at: float
     shared: bool
 
+    def appended(self) -> Appended:
+        """As a log takes it."""
+        purge = Purge(int(self.id), PurgeScope(self.scope), self.value, self.soft, self.at)
+        return Appended(purge, self.shared)
+
 
 class KnownPurges(Input):
     """Several."""
 
-    purges: list[KnownPurge]
+    purges: tuple[KnownPurge, ...]
 
 
 class Touched(BaseModel):
@@ -90,6 +96,7 @@ class WorkerOperations:
 
     def __init__(self, target: WorkerTarget) -> None:
         self._target = target
+        self._tally = Tally(target.store)
 
     def operations(self) -> Iterable[AnyOperation]:
         """The rows of the table."""
@@ -98,6 +105,10 @@ class WorkerOperations:
             Operation(
                 "GET", "/worker/metrics", "workerMetrics", "Every metric as data.", self.metrics,
                 {200: Answer("A snapshot.", (JSON_TYPE,))}, Empty, Empty,
+            ),
+            Operation(
+                "POST", "/worker/adopt", "workerAdopt", "Apply purges that another worker has appended.", self.adopt,
+                {200: Answer("They hold here.", Touched)}, KnownPurges, Empty,
             ),
             Operation(
                 "POST", "/worker/reload/prepare", "workerPrepare", "The part of a reload that can fail.", self.prepare,
@@ -116,6 +127,11 @@ class WorkerOperations:
     async def metrics(self, _: Call[Empty, Empty]) -> Reply:
         """`GET /worker/metrics`."""
         return Reply(Raw(orjson.dumps((*take_snapshot(self._target.metrics), *process_families())), JSON_TYPE))
+
+    async def adopt(self, call: Call[KnownPurges, Empty]) -> Reply:
+        """`POST /worker/adopt`."""
+        touched = [await self._tally.adopt(known.appended()) for known in call.body.purges]
+        return Reply(Touched(dropped=[one[0] for one in touched], softened=[one[1] for one in touched]))
 
     async def prepare(self, call: Call[NewText, Empty]) -> Reply:
         """`POST /worker/reload/prepare`."""

@@ -112,6 +112,14 @@ class InvalidationLog(Protocol):
         """Record a purge and apply it here before returning."""
         ...
 
+    async def adopt(self, appended: Appended) -> Purge:
+        """Apply, before returning, what another process has appended to its log, whose cache is to follow this one's.
+
+        Returns:
+            The purge as this log has it.
+        """
+        ...
+
     async def start(self) -> None:
         """Begin to follow what others append."""
         ...

@@ -44,6 +44,11 @@ class MemoryLog:
         self._index.apply(purge)
         return Appended(purge, shared=True)
 
+    async def adopt(self, appended: Appended) -> Purge:
+        """See `InvalidationLog.adopt`. Ids of another process's memory mean nothing here."""
+        purge = appended.purge
+        return (await self.append(purge.scope, purge.value, soft=purge.soft)).purge
+
     async def start(self) -> None:
         """Nobody else appends."""
 

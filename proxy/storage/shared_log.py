@@ -112,6 +112,16 @@ class SharedLog(ABC):
         self._keep(purge)
         return Appended(purge, shared=False)
 
+    async def adopt(self, appended: Appended) -> Purge:
+        """See `InvalidationLog.adopt`."""
+        purge = appended.purge
+        if not appended.shared:  # its id is of the other process alone
+            return (await self.append(purge.scope, purge.value, soft=purge.soft)).purge
+        # It will come again from the shared log, and is known then. That it may be applied before others that stand
+        # before it is as with a purge of our own: see `PurgeIndex.apply`.
+        self._index.apply(purge)
+        return purge
+
     def _keep(self, purge: Purge) -> None:
         self._pending[purge.scope, purge.value, purge.soft] = purge
         if len(self._pending) > MAX_PENDING:

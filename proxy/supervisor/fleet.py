@@ -109,12 +109,6 @@ class Fleet:
         self._restarts = metrics.counter(
             "sidecache_worker_restarts", "Worker processes that ended without being told to", ("worker",)
         )
-        metrics.gauge(
-            "sidecache_worker_up",
-            "Whether the worker serves",
-            lambda: {(peer.name,): float(peer.state == "ready") for peer in self.peers},
-            ("worker",),
-        )
         for name in names:
             self._restarts.labels(name)
 
@@ -264,5 +258,5 @@ class Fleet:
 
 def _delay_seconds(failures: int) -> float:
     """How long to wait before the next attempt. Jitter keeps workers that fail together from starting together."""
-    longest = min(LAST_RESTART_SECONDS, FIRST_RESTART_SECONDS * 2 ** min(max(failures - 1, 0), 16))
+    longest: float = min(LAST_RESTART_SECONDS, FIRST_RESTART_SECONDS * 2 ** min(max(failures - 1, 0), 16))
     return longest * random.SystemRandom().uniform(0.5, 1.0)

@@ -64,6 +64,7 @@ class Supervisor:
         self._config = config
         self._path = path
         self._nursery = nursery
+        self._classes = config.classes
         self.clock: Clock = SystemClock()
         self.metrics = Registry()
         self._tasks = Tasks()
@@ -81,6 +82,15 @@ class Supervisor:
     def all(self) -> Sequence[Peer]:
         """Every worker, in order."""
         return self._fleet.peers
+
+    @property
+    def shares_cache(self) -> bool:
+        """See `Peers.shares_cache`."""
+        return self._config.values.cache.second_tier != "none"
+
+    def plugin(self, name: str) -> type[object] | None:
+        """See `Peers.plugin`."""
+        return next((kind for kind in self._classes if kind.name == name), None)
 
     @property
     def draining(self) -> bool:
@@ -185,6 +195,7 @@ class Supervisor:
             self._reloads += 1
             plan = self._fleet.plan
             self._fleet.renew(self._keep(plan.directory, config), prepared)
+            self._classes = config.classes
             self._logs.configure(config.values.log)
             finished, silent = await ask_all(asked, lambda peer: ask(peer, "POST", "/worker/reload/finish"))
             for name in {*silent, *(name for name, told in finished.items() if told.status != 200)}:

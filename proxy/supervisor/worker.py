@@ -101,12 +101,10 @@ class _Worker:
         self._channel.send({"say": READY})
 
     def _received(self, message: Message) -> None:
-        match message["say"]:
-            case "listen":
-                self._told_to_listen.set()
-            case "drain":
-                self._told_to_listen.set()  # it may be starting still
-                self._sidecar.stop()
+        if message["say"] in {LISTEN, DRAIN}:  # the latter may come while it starts
+            self._told_to_listen.set()
+        if message["say"] == DRAIN:
+            self._sidecar.stop()
 
     def _orphaned(self) -> None:
         """The supervisor is gone without a word: nobody could ever reach or end this process again."""
