@@ -25,6 +25,8 @@ HEEDED_FIELDS: Final = frozenset({
 })  # fmt: skip
 """The request fields that the cache looks at whatever its settings are."""
 
+_TTL_ZERO: Final = ";ttl=0"
+
 EARLY_REFRESHES: Final = 20.0
 """XFetch draws from an exponential distribution: so many times its mean before the end, two in 10^9 requests would
 refresh. From then on the cache draws for each request itself."""
@@ -52,14 +54,16 @@ class HitTerms:
         early: seconds before the end of freshness from which it may be refreshed.
     """
 
-    __slots__ = ("__weakref__", "_early", "_entry", "_is_void", "_report", "_show", "on_void", "uses")
+    __slots__ = ("__weakref__", "_early", "_entry", "_is_void", "_status", "on_void", "uses")
 
     def __init__(
         self, entry: Entry, report: CacheReport, show: Callable[[CacheReport], str] | None, early: float
     ) -> None:
         self._entry = entry
-        self._report = report
-        self._show = show
+        # What stands before and behind the number. Made whole at each renewal, the field would take half of its time.
+        self._status: list[str] | None = None
+        if show is not None:
+            self._status = show(replace(report, ttl=0.0)).split(_TTL_ZERO, 1)
         self._early = early
         self._is_void = False
         self.on_void: Callable[[], None] | None = None
@@ -96,10 +100,11 @@ class HitTerms:
         if self._is_void or ttl <= self._early:
             return None
         age = current_age(stored, now)
-        lasts = min(1.0 - age % 1.0, (ttl - floor(ttl)) or 1.0, ttl - self._early)
+        lasts = min(1.0 - age % 1.0, ttl - floor(ttl), ttl - self._early)  # 0 at a whole second: it changes behind it
         fields = [("Age", str(max(0, int(age))))]
-        if self._show is not None:
-            fields.append(("Cache-Status", self._show(replace(self._report, ttl=ttl))))
+        if self._status is not None:
+            before, behind = self._status
+            fields.append(("Cache-Status", f"{before};ttl={floor(ttl)}{behind}"))
         return fields, now + lasts
 
 

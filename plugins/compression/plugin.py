@@ -12,7 +12,7 @@ Never coded: what is coded already, partial content, what has no body, answers t
 decoded for a client that does not accept that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import ClassVar, Final
@@ -66,6 +66,13 @@ class _Wish:
     tags: Mapping[str, EntityTag]
 
 
+def _count_into(counter: Counter) -> Callable[[Sequence[float]], None]:
+    def tally(durations: Sequence[float]) -> None:
+        counter.value += len(durations)
+
+    return tally
+
+
 class Compression(Plugin[CompressionSettings]):
     """See the module."""
 
@@ -76,7 +83,7 @@ class Compression(Plugin[CompressionSettings]):
     def __init__(self, settings: CompressionSettings, services: Services) -> None:
         super().__init__(settings, services)
         self._wish: Final[ExchangeKey[_Wish]] = ExchangeKey("compression.wish")
-        self._counted: Final[ExchangeKey[Counter]] = ExchangeKey("compression.counted")
+        self._counted: Final[ExchangeKey[str]] = ExchangeKey("compression.counted")
         self._threads = CodingThreads(settings.threads)
         self._compressible = media_matcher(settings.content_types)
         self._flushed = media_matcher(settings.flush_types)
@@ -89,6 +96,7 @@ class Compression(Plugin[CompressionSettings]):
             ("coding", "side"),
         )
         self._responses = {coding: responses.labels(coding) for coding in (*CODINGS, IDENTITY)}
+        self._count_replays = {coding: _count_into(counter) for coding, counter in self._responses.items()}
         self._tallies = {coding: Tally(sizes.labels(coding, "in"), sizes.labels(coding, "out")) for coding in CODINGS}
 
     @override
@@ -130,14 +138,8 @@ class Compression(Plugin[CompressionSettings]):
 
     @override
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
-        counter = exchange.take(self._counted)
-        if counter is None:
-            return None
-
-        def tally(durations: Sequence[float]) -> None:
-            counter.value += len(durations)
-
-        return ReplayPart(tally=tally)
+        coding = exchange.take(self._counted)
+        return None if coding is None else ReplayPart(tally=self._count_replays[coding])
 
     @property
     @override
@@ -214,10 +216,9 @@ class Compression(Plugin[CompressionSettings]):
         return response.with_headers(varying(response.headers))
 
     def _count(self, exchange: Exchange, coding: str) -> None:
-        counter = self._responses[coding]
-        counter.value += 1
+        self._responses[coding].value += 1
         if exchange.wants_replay:
-            exchange.put(self._counted, counter)
+            exchange.put(self._counted, coding)
 
     async def _form(self, forms: DerivedForms, coding: Coding) -> bytes:
         async def compute(body: bytes) -> bytes:

@@ -58,7 +58,8 @@ Record: TypeAlias = Callable[[Arrival, float], None]
 
 Tally: TypeAlias = Callable[[Sequence[float]], None]
 """Takes note of several replays by their durations in seconds, at most about a second after the first, and before
-anybody reads what is counted. For whoever needs to know nothing of the request: it costs a tenth of a `Record`."""
+anybody reads what is counted. For whoever needs to know nothing of the request: it costs a tenth of a `Record`. Answers
+whose tallies are equal (one method of one object, say) may be told of together."""
 
 
 @dataclass(frozen=True, slots=True)

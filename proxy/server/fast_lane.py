@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 from proxy.clock import Clock
 from proxy.http.message import from_wire, to_wire
-from proxy.pipeline.replay import PASSED_OVER, ReplayPart, ReplayTerms
+from proxy.pipeline.replay import PASSED_OVER, ReplayPart, ReplayTerms, Tally
 
 MAX_HEAD_BYTES: Final = 8_192
 MAX_FIELDS_LEFT_OUT: Final = 16
@@ -106,7 +106,7 @@ class KeptReply:
     Attributes:
         wire: the response, in two pieces where the body is long; None where something of it is made for each request.
         since, until: wall seconds between which it is right; a clock may be set back.
-        checks, records: of the plugins' parts.
+        checks, records, tallies: of the plugins' parts.
         durations: of the replays that the plugins have not been told of, in seconds.
         uses: see `ReplayTerms`.
         keys: the heads that it is kept under.
@@ -115,7 +115,7 @@ class KeptReply:
     """
 
     __slots__ = (
-        "_body", "_open", "_pieces", "_slots", "_tallies", "checks", "durations", "keys", "records", "since", "size",
+        "_body", "_open", "_pieces", "_slots", "checks", "durations", "keys", "records", "since", "size", "tallies",
         "terms", "until", "used", "uses", "wire",
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ class KeptReply:
         self.terms = terms
         self.checks = tuple((part.check, part.field) for part in parts if part.check is not None)
         self.records = tuple(part.record for part in parts if part.record is not None)
-        self._tallies = tuple(part.tally for part in parts if part.tally is not None)
+        self.tallies = tuple(part.tally for part in parts if part.tally is not None)
         self.durations: list[float] = []
         self.uses = tuple(terms.uses)
         self._pieces = pieces
@@ -161,13 +161,6 @@ class KeptReply:
         joined = len(self._body) <= JOINED_BODY_BYTES
         self.wire = piece + self._body if joined else (piece, self._body)
         return True
-
-    def settle(self) -> None:
-        """Tell the plugins of the replays that they do not know of yet."""
-        durations, self.durations = self.durations, []
-        if durations:
-            for tally in self._tallies:
-                tally(durations)
 
     def filled(self, values: dict[str, str]) -> Wire:
         """The response, with the values that the checks gave for this request."""
@@ -274,9 +267,18 @@ class FastLane:
     def settle(self) -> None:
         """Tell the plugins of all replays. To be called about once a second, and before what they count is read."""
         unsettled, self._unsettled = self._unsettled, []
+        durations: dict[Tally, list[float]] = {}
         for reply in unsettled:
             self.hits += len(reply.durations)
-            reply.settle()
+            for tally in reply.tallies:
+                known = durations.get(tally)
+                if known is None:
+                    durations[tally] = reply.durations.copy()
+                else:
+                    known += reply.durations
+            reply.durations.clear()
+        for tally, values in durations.items():
+            tally(values)
 
     def _equivalent(self, head: bytes, caller: Caller, replies: dict[bytes, KeptReply]) -> KeptReply | None:
         """The reply kept under what is left of `head` without the lines that nobody heeds."""
