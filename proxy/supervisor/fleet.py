@@ -202,14 +202,13 @@ class Fleet:
         if self.draining:
             _log.info("worker ended", ended=name, pid=pid, code=code)
             return
+        if outdated and code == 0:
+            _log.info("worker starts again with the new configuration", replaced=name)
+            self._start(worker)
+            return
         peer.restarts += 1
         self._restarts.labels(name).value += 1
-        if outdated and code == 0:
-            worker.failures = 0
-        elif served_seconds >= STEADY_SECONDS:
-            worker.failures = 1
-        else:
-            worker.failures += 1
+        worker.failures = 1 if served_seconds >= STEADY_SECONDS else worker.failures + 1
         # Below zero, a signal ended it, which is no matter of configuration.
         if code > 0 and not was_ready and worker.failures >= MAX_FAILED_STARTS and not self._any_ready():
             _log.critical("no worker can start", failed=name, code=code, attempts=worker.failures)

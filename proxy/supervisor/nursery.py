@@ -37,10 +37,13 @@ class Nursery:
         self._end, other = channel.pair()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # else both processes would write what is buffered
+        # A signal that comes while the new process does not ignore it yet would end it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_SUPERVISOR)
         self.pid = os.fork()
         if not self.pid:
             self._end.close()
             _serve(other, give_birth)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other.close()
         self._channel: Channel | None = None
 
@@ -89,6 +92,7 @@ def _serve(end: socket.socket, give_birth: Birth) -> NoReturn:
     try:
         for number in LEFT_TO_SUPERVISOR:
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_SUPERVISOR)
         code = _Forks(end, give_birth).run()
     except BaseException as error:  # noqa: BLE001 — nothing may unwind into the frames that were forked
         sys.excepthook(type(error), error, error.__traceback__)

@@ -178,8 +178,17 @@ class Supervisor:
         async with self._reloading:
             if self.draining:
                 raise ReloadError("the sidecar is shutting down")
+            try:
+                async with asyncio.timeout(PREPARE_SECONDS):
+                    await self._fleet.all_ready.wait()
+            except TimeoutError:
+                raise ReloadError("the workers have not all started yet") from None
             config = await asyncio.to_thread(configuration.load, self._path)
             asked = [peer for peer in self._fleet.peers if peer.reachable]
+            # Who is stuck says so sooner by not answering this than by not preparing.
+            _, silent = await ask_all(asked, lambda peer: ask(peer, "GET", "/health"))
+            if silent:
+                raise SilentError(silent)
 
             async def prepare(peer: Peer) -> Told:
                 return await ask(peer, "POST", "/worker/reload/prepare", {"text": config.text}, seconds=PREPARE_SECONDS)

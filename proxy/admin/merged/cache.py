@@ -1,5 +1,6 @@
 """What the cache holds and did in all workers, why a request is or is not answered from it, and purges."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -89,7 +90,7 @@ class MergedCache:
         order = call.body.model_dump(mode="json", exclude_none=True)
         silent: list[str] = []
         done: PurgesDone | None = None
-        holding = set[int]()  # processes, by what marks their end
+        holding = set[asyncio.Event]()  # processes, by what marks their end
         for peer in sorted(self._peers.all, key=lambda peer: peer.state != "ready"):
             process = peer.gone
             try:
@@ -101,15 +102,15 @@ class MergedCache:
             except GoneError:
                 continue
             else:
-                holding.add(id(process))
+                holding.add(process)
                 break
         if done is None:
             if silent:
                 raise _unacknowledged(silent, somewhere=False)
             raise none_answers(self._peers.all)
         known = {"purges": [_known(purge) for purge in done.model_dump(mode="python")["purges"]]}
-        while others := [peer for peer in self._open() if id(peer.gone) not in holding and peer.name not in silent]:
-            holding.update(id(peer.gone) for peer in others)
+        while others := [peer for peer in self._open() if peer.gone not in holding and peer.name not in silent]:
+            holding.update(peer.gone for peer in others)
             told, mute = await ask_all(others, lambda peer: ask(peer, "POST", "/worker/adopt", known))
             silent += mute
             for name, one in told.items():
