@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from proxy.server.protocol import Connection
 
-ROUNDS = 20
+QUIET_ROUNDS = 40
 DEADLINE_SECONDS = 10.0
 
 
@@ -104,15 +104,15 @@ class Wire:
             self._connection.data_received(data)
 
     async def settle(self) -> None:
-        """Wait until everything is answered that has been asked."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            for _ in range(ROUNDS):
-                await asyncio.sleep(0)
-                while not self._connection.resting and not self.over:
-                    await asyncio.sleep(0)
+        """Wait until the server does nothing more for what it was given. Nothing in it may wait for a thread."""
+        quiet = 0
+        while quiet < QUIET_ROUNDS:
+            before = len(self._transport.sent), self.over
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if before == (len(self._transport.sent), self.over) else 0
 
     async def leave(self) -> None:
         """Close the connection, and wait until the server knows."""
         self._transport.close()
-        for _ in range(ROUNDS):
+        for _ in range(QUIET_ROUNDS):
             await asyncio.sleep(0)

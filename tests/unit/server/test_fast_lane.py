@@ -67,7 +67,7 @@ class Terms:
         age, ttl = now - self.began, self.began + self.seconds - now
         if self.is_void or ttl <= 0:
             return None
-        lasts = min(1.0 - age % 1.0, (ttl - floor(ttl)) or 1.0, ttl)
+        lasts = min(1.0 - age % 1.0, ttl - floor(ttl), ttl)
         return [("Age", str(int(age))), ("Cache-Status", f"sidecache;hit;ttl={floor(ttl)}")], now + lasts
 
 
@@ -571,7 +571,7 @@ def test_age_and_ttl_are_right_at_any_time(seconds: float, start: float, steps: 
 
 
 def test_it_is_renewed_no_more_often_than_it_changes(bench: Bench) -> None:
-    terms = Terms(bench.clock.wall())
+    terms = Terms(bench.clock.wall(), 60.5)
     asked = 0
     fields = terms.fields
 
