@@ -65,6 +65,7 @@ class Kept:
         body: set while it arrives.
         names, variant: what selects this variant; another variant's request may not have it.
         confirmed: the origin answered 304 to our validators.
+        shared: it is for others, too. The confirmation that a request with credentials gets may be for it alone.
     """
 
     response: Response
@@ -75,6 +76,7 @@ class Kept:
     variant: str
     status: int
     confirmed: bool = False
+    shared: bool = True
 
     def suits(self, request: Request) -> bool:
         """Whether `request` selects this variant, and a part has all that it asks for."""
@@ -309,19 +311,22 @@ class Fetcher:
         self.completed(voyage, error)
 
     def _entry(self, voyage: Voyage, response: Response, stored: Stored, body: bytes, purge_id: PurgeId) -> Entry:
-        tags = list(invalidation.groups(voyage.exchange.request, response))
-        for name in self._settings.tag_headers:
-            for line in response.headers.getall(name, ()):
-                tags += line.replace(",", " ").split()
         return Entry(
             stored=stored,
             body=body,
             url=voyage.exchange.request.url,
             purge_id=purge_id,
             discard_at=reuse.discard_at(stored),
-            tags=tuple(dict.fromkeys(tags)),
+            tags=self._tags(voyage.exchange.request, response),
             route=voyage.exchange.route.name,
         )
+
+    def _tags(self, request: Request, response: Response) -> tuple[str, ...]:
+        tags = list(invalidation.groups(request, response))
+        for name in self._settings.tag_headers:
+            for line in response.headers.getall(name, ()):
+                tags += line.replace(",", " ").split()
+        return tuple(dict.fromkeys(tags))
 
     async def _put(self, request: Request, entry: Entry, names: tuple[str, ...], response: Response) -> None:
         """Store `entry`, and the marker of a resource that varies; a part together with what it continues."""
@@ -370,12 +375,16 @@ class Fetcher:
         stored = validation.freshen(
             old.stored, response, request_time=began, response_time=received, options=self._options
         )
-        entry = replace(old, stored=stored, purge_id=purge_id, discard_at=reuse.discard_at(stored))
-        self._store.put(voyage.place.key, entry)
         request = voyage.exchange.request
+        # A purge by tag goes by what the origin says now; a 304 need not repeat it.
+        tags = self._tags(request, Response(stored.status, stored.headers)) or old.tags
+        entry = replace(old, stored=stored, purge_id=purge_id, discard_at=reuse.discard_at(stored), tags=tags)
+        shared = storing.may_update(request, stored.headers, self._options)
+        if shared:
+            self._store.put(voyage.place.key, entry)
         variant = vary.variant_key(stored.vary, request.headers) if stored.vary else ""
         head = Response(stored.status, stored.headers, entry.body, stored.reason_phrase)
-        return Kept(head, stored, entry, None, stored.vary, variant, 304, confirmed=True)
+        return Kept(head, stored, entry, None, stored.vary, variant, 304, confirmed=True, shared=shared)
 
     async def invalidate(self, request: Request, response: Response) -> None:
         """What an unsafe method's success makes void (RFC 9111 §4.4, RFC 9875)."""

@@ -360,6 +360,9 @@ class Cache(Plugin[CacheSettings]):
             report = CacheReport(CacheResult.MISS, landed.reason, fwd, landed.response.status, key=place.key.primary)
             self._report(exchange, report)
             return landed.response
+        if voyage is None and not landed.shared:
+            self._alone(exchange, reason, ttl, place.key.primary)
+            return None
         if voyage is None and not landed.suits(request):
             return _Turn.AGAIN
         result = CacheResult.REVALIDATED if landed.confirmed else CacheResult.MISS
@@ -368,7 +371,7 @@ class Cache(Plugin[CacheSettings]):
             reason=Reason.VALIDATED if landed.confirmed else reason,
             fwd=fwd,
             fwd_status=landed.status,
-            stored=True,
+            stored=landed.shared,
             collapsed=voyage is None,
             ttl=landed.stored.fresh_until - now,
         )

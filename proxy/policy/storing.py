@@ -55,6 +55,18 @@ def may_store(request: Request, response: Response, options: PolicyOptions = DEF
     return StoreVerdict(store=True, reason=Reason.STORABLE_PART if response.status == 206 else Reason.STORABLE)
 
 
+def may_update(request: Request, updated: Headers, options: PolicyOptions = DEFAULT_OPTIONS) -> bool:
+    """Whether what a 304 to `request` says may become part of what is stored for everybody (§3.5, §5.2.1.5).
+
+    Args:
+        updated: the fields of the stored response with those of the 304.
+    """
+    headers = request.headers
+    if options.honour_no_store and "Cache-Control" in headers and request_directives(headers).no_store:
+        return False
+    return "Authorization" not in headers or allows_credentials(governing(updated, options.targets).directives)
+
+
 def _request_refuses(request: Request, options: PolicyOptions) -> Reason | None:
     if request.method not in options.methods:
         return Reason.METHOD_NOT_CACHED

@@ -225,6 +225,56 @@ class TestValidation:
             h.clock.advance(61)
             assert (await h.get("/a")).body == b"3"
 
+    @pytest.mark.parametrize("fields", [{"Authorization": "Basic x"}, {"Cache-Control": "no-store"}])
+    async def test_what_a_304_says_to_one_client_alone_is_not_stored_for_all(self, fields: dict[str, str]) -> None:
+        def make(asked: Request, number: int) -> Response:
+            return response(304 if number > 1 else 200, b"", {**FRESH, "X-Asked": str(number)})
+
+        origin = Origin({}, make=make)
+        async with cached(origin) as h:
+            await h.get("/a")
+            h.clock.advance(61)
+            own = await h.get("/a", fields)
+            assert (result(own), own.header("X-Asked"), own.exchange.cache.stored) == ("revalidated", "2", False)
+            others = await h.get("/a")
+        assert (result(others), others.header("X-Asked"), origin.asked) == ("revalidated", "3", 3)
+
+    async def test_a_304_to_credentials_is_not_shared_with_those_who_wait(self) -> None:
+        origin = Origin(FRESH)
+        async with cached(origin) as h:
+            await h.get("/a")
+            h.clock.advance(61)
+            origin.gate = asyncio.Event()
+            waiting = [asyncio.ensure_future(h.get("/a", {"Authorization": name})) for name in "abc"]
+            await settle()
+            origin.gate.set()
+            answers = await asyncio.gather(*waiting)
+        assert [answer.exchange.cache.collapsed for answer in answers] == [False] * 3
+        assert origin.asked == 4
+
+    async def test_a_304_that_permits_it_is_stored_whoever_asked(self) -> None:
+        origin = Origin({**FRESH, "Cache-Control": "public, max-age=60"})
+        async with cached(origin) as h:
+            await h.get("/a")
+            h.clock.advance(61)
+            await h.get("/a", {"Authorization": "Basic x"})
+            assert result(await h.get("/a")) == "hit"
+
+    async def test_the_tags_of_a_304_take_the_place_of_the_old_ones(self) -> None:
+        def make(asked: Request, number: int) -> Response:
+            tags = {1: {"Cache-Tag": "old"}, 2: {"Cache-Tag": "new"}}.get(number, {})
+            return response(200 if number == 1 else 304, b"x", {**FRESH, **tags})
+
+        async with cached(Origin({}, make=make)) as h:
+            await h.get("/a")
+            for _ in range(2):  # the second 304 says nothing of tags
+                h.clock.advance(61)
+                await h.get("/a")
+            await h.services.invalidations.append(PurgeScope.TAG, "old")
+            assert result(await h.get("/a")) == "hit"
+            await h.services.invalidations.append(PurgeScope.TAG, "new")
+            assert result(await h.get("/a")) == "miss"
+
     async def test_a_clients_no_cache_is_validated(self) -> None:
         origin = Origin(FRESH)
         async with cached(origin) as h:

@@ -10,7 +10,7 @@ from proxy.http.headers import HOP_BY_HOP, PROXY_FIELDS
 from proxy.policy.freshness import HEURISTICALLY_CACHEABLE, PROVOKED
 from proxy.policy.model import PolicyOptions
 from proxy.policy.reasons import Reason
-from proxy.policy.storing import UNDERSTOOD, is_complete, may_store, storable_headers
+from proxy.policy.storing import UNDERSTOOD, is_complete, may_store, may_update, storable_headers
 from tests.unit.policy.build import ask, ask_with, date, reply, reply_with
 
 FRESH = "max-age=60"
@@ -332,3 +332,23 @@ def test_nothing_forbidden_is_ever_stored(
         assert not credentials or {"public", "s-maxage=60", "must-revalidate"} & set(words)
         assert not cookie or {"public", "s-maxage=60"} & set(words)
         assert status != 206
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "may"),
+    [
+        ({}, FRESH, True),
+        ({"Cache_Control": "no-cache"}, FRESH, True),
+        ({"Cache_Control": "no-store"}, FRESH, False),
+        ({"Authorization": "Basic x"}, FRESH, False),
+        ({"Authorization": "Basic x"}, "public, max-age=60", True),
+        ({"Authorization": "Basic x"}, "s-maxage=60", True),
+    ],
+)
+def test_what_a_304_may_change_for_everybody(fields: dict[str, str], said: str, may: bool) -> None:
+    assert may_update(ask_with(fields), reply(Cache_Control=said).headers) is may
+
+
+def test_a_route_that_ignores_no_store_lets_a_304_to_it_be_kept() -> None:
+    options = PolicyOptions(honour_no_store=False)
+    assert may_update(ask(Cache_Control="no-store"), reply(Cache_Control=FRESH).headers, options)
