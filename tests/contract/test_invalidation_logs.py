@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
+from proxy.storage.invalidation_log import Appended, InvalidationLog, Purge, PurgeScope
 from proxy.storage.lmdb import LmdbStore
 from tests.support.records import entry, key, marker, until
 from tests.support.stores import REDIS_KINDS, Backends
@@ -213,3 +213,33 @@ async def test_two_who_append_at_once_end_with_the_same_purges(shared: Place) ->
         record = entry(f"/{number}")
         assert here.newest_match(f"GET {record.url}", record) == there.newest_match(f"GET {record.url}", record)
         assert here.newest_match(f"GET {record.url}", record) is not None
+
+
+@pytest.mark.parametrize("on_its_way", [False, True])
+async def test_a_purge_of_another_process_holds_here_when_it_has_been_adopted(place: Place, on_its_way: bool) -> None:
+    one, other = await place.log(), await place.log()
+    told: list[Purge | None] = []
+    other.subscribe(told.append)
+    for _ in range(3):  # ids of one memory mean nothing to another
+        await other.append(PurgeScope.TAG, "unrelated")
+    record = entry(tags=("s", "t"), purge_id=other.last_seen)
+    appended = await one.append(PurgeScope.TAG, "t")
+    if on_its_way:
+        appended = Appended(appended.purge, shared=False)
+    adopted = await other.adopt(appended)
+    found = other.newest_match(PRIMARY, record)
+    assert found == adopted
+    assert adopted in told
+    assert other.newest_match(PRIMARY, entry(tags=("t",), purge_id=other.last_seen)) is None
+
+
+async def test_an_adopted_purge_is_known_when_it_comes_from_the_shared_log(shared: Place) -> None:
+    one, other = await shared.log(), await shared.log()
+    told: list[Purge | None] = []
+    other.subscribe(told.append)
+    first = await one.append(PurgeScope.TAG, "t")
+    assert await other.adopt(first) == first.purge
+    last = await one.append(PurgeScope.TAG, "u")
+    other.refresh()
+    await until(lambda: other.last_seen == last.purge.id)
+    assert told.count(first.purge) == 1
