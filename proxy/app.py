@@ -26,6 +26,7 @@ from proxy.admin.target import ReloadError, ReloadReport
 from proxy.admin.worker import WorkerOperations
 from proxy.clock import Clock, SystemClock
 from proxy.config import Config, PluginClass, RouteSettings
+from proxy.descriptors import make_room
 from proxy.errors import ConfigError
 from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response
@@ -254,6 +255,7 @@ class Sidecar:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self._on_stop, number)
                 loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            make_room(self._config.values.server.max_connections, self._config.values.upstream.max_connections)
             async with self._reloading:
                 await self._start(stack)
             await self._stop.wait()
