@@ -1,21 +1,31 @@
 """What the cache counts: results and reasons per route, and hit ratios over the last minutes."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from proxy.clock import Clock
-from proxy.metrics.registry import Registry
+from proxy.metrics.registry import Counter, Registry
 from proxy.metrics.window import RollingCounts
 from proxy.pipeline.exchange import CacheReport, CacheResult
+from proxy.policy.reasons import Reason
 
 SPANS: Final = {"1m": 60.0, "5m": 300.0, "15m": 900.0}
 COUNTED: Final = tuple(result for result in CacheResult if result is not CacheResult.NONE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """What counts exchanges of one route, result and reason. `served` is there if they are answered from the cache."""
+
+    counters: tuple[Counter, ...]
+    served: Counter | None
+    ratio: RollingCounts
+
+
 class Account:
     """The books of one cache plugin's routes."""
 
-    __slots__ = ("_clock", "_metrics_bytes", "_metrics_reasons", "_metrics_results", "_ratios", "_routes")
+    __slots__ = ("_clock", "_metrics_bytes", "_metrics_reasons", "_metrics_results", "_ratios", "_routes", "_series")
 
     def __init__(self, clock: Clock, metrics: Registry) -> None:
         self._clock = clock
@@ -28,45 +38,37 @@ class Account:
         self._metrics_bytes = metrics.counter(
             "sidecache_cache_served_bytes", "Body bytes sent to clients from the cache", ("route",)
         )
+        self._series: dict[tuple[str, CacheResult, Reason | None], _Series] = {}
         self._routes: dict[str, None] = {}
         self._ratios: dict[str, RollingCounts] = {}
 
-    def recorder(self, route: str, report: CacheReport, bytes_sent: int) -> Callable[[int], None]:
-        """What `record` does, for a number of exchanges at once that are all alike."""
-        self._know(route)
-        counters = [self._metrics_results.labels(route, report.result.value)]
-        if report.reason is not None:
-            counters.append(self._metrics_reasons.labels(route, report.result.value, report.reason.token))
-        served = self._metrics_bytes.labels(route)
-        from_cache = report.result.from_cache
-        count_ratio = self._ratios[route].record
-
-        def record(exchanges: int) -> None:
-            for counter in counters:
-                counter.value += exchanges
-            if from_cache:
-                served.value += bytes_sent * exchanges
-            count_ratio(from_cache, exchanges)
-
-        return record
-
-    def _know(self, route: str) -> None:
+    def _make_series(self, route: str, result: CacheResult, reason: Reason | None) -> _Series:
         if route not in self._routes:
             self._routes[route] = None
             self._ratios[route] = RollingCounts(self._clock, window_seconds=SPANS["15m"])
+        counters = [self._metrics_results.labels(route, result.value)]
+        if reason is not None:
+            counters.append(self._metrics_reasons.labels(route, result.value, reason.token))
+        served = self._metrics_bytes.labels(route) if result.from_cache else None
+        return _Series(tuple(counters), served, self._ratios[route])
 
-    def record(self, route: str, report: CacheReport, bytes_sent: int) -> None:
-        """Count one exchange."""
-        result = report.result
-        if result is CacheResult.NONE:
+    def record(self, route: str, report: CacheReport, bytes_sent: int, exchanges: int = 1) -> None:
+        """Count exchanges that are alike.
+
+        Args:
+            bytes_sent: to clients, in all of them.
+        """
+        if report.result is CacheResult.NONE:
             return
-        self._know(route)
-        self._metrics_results.labels(route, result.value).value += 1
-        if report.reason is not None:
-            self._metrics_reasons.labels(route, result.value, report.reason.token).value += 1
-        if result.from_cache:
-            self._metrics_bytes.labels(route).value += bytes_sent
-        self._ratios[route].record(result.from_cache)
+        key = route, report.result, report.reason
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = self._make_series(*key)
+        for counter in series.counters:
+            counter.value += exchanges
+        if series.served is not None:
+            series.served.value += bytes_sent
+        series.ratio.record(series.served is not None, exchanges)
 
     def stats(self) -> dict[str, object]:
         """Per route: counts, served bytes, hit ratios (null where nothing was asked), reasons by frequency."""

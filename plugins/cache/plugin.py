@@ -253,7 +253,7 @@ class Cache(Plugin[CacheSettings]):
         stored = entry.stored
         origin_seconds = max(0.0, stored.response_time - stored.request_time)
         early = self.settings.early_refresh_beta * origin_seconds * EARLY_REFRESHES
-        terms = HitTerms(entry, replace(report, key=place.key.primary), self._status_field, early)
+        terms = HitTerms(entry, report.with_key(place.key.primary), self._status_field, early)
         keys = (place.key,) if place.marker is None else (CacheKey(place.key.primary), place.key)
         return terms if terms.watch(self._store, *keys) else None
 
@@ -419,7 +419,7 @@ class Cache(Plugin[CacheSettings]):
         await self._fetcher.invalidate(request, response)
         if request.method == "HEAD" and place is not None and place.entry is not None:
             await self._compare_head(place, place.entry, response)
-        self._report(exchange, replace(exchange.cache, fwd_status=response.status))
+        self._report(exchange, exchange.cache.with_status(response.status))
         return response
 
     @override
@@ -441,7 +441,7 @@ class Cache(Plugin[CacheSettings]):
 
     def _report(self, exchange: Exchange, report: CacheReport, place: Place | None = None) -> None:
         if place is not None:
-            report = replace(report, key=place.key.primary)
+            report = report.with_key(place.key.primary)
         exchange.cache = report
         if self._status_field is not None:
             exchange.response_fields.append(("Cache-Status", self._status_field(report)))

@@ -110,10 +110,10 @@ class HitTerms:
 
 def hit_part(exchange: Exchange, outcome: Outcome, account: Account, count_uses: Callable[[int], None]) -> ReplayPart:
     """What the cache does about replays: it counts them."""
-    count = account.recorder(exchange.route.name, exchange.cache, outcome.bytes_sent)
+    route, report, bytes_sent = exchange.route.name, exchange.cache, outcome.bytes_sent
 
     def tally(durations: Sequence[float]) -> None:
         count_uses(len(durations))
-        count(len(durations))
+        account.record(route, report, bytes_sent * len(durations), len(durations))
 
     return ReplayPart(tally=tally)

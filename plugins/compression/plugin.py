@@ -13,11 +13,10 @@ decoded for a client that does not accept that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import ClassVar, Final
 
-from multidict import CIMultiDictProxy
 from typing_extensions import override
 
 from plugins.compression.codecs import CODINGS, Coding, compress, decoder
@@ -118,7 +117,7 @@ class Compression(Plugin[CompressionSettings]):
             # Not left out: to an upstream that would mean that any coding will do (RFC 9110 §12.5.3).
             changed["Accept-Encoding"] = IDENTITY
         if changed is not None:
-            exchange.request = replace(request, headers=CIMultiDictProxy(changed))
+            exchange.request = request.with_headers(changed)
 
     @override
     async def on_response(self, exchange: Exchange, response: Response) -> Response:
@@ -161,7 +160,7 @@ class Compression(Plugin[CompressionSettings]):
 
         Where it likes several as much, that is the first offered.
         """
-        if accept is None or len(accept) > _REMEMBERED_LENGTH:
+        if accept is not None and len(accept) > _REMEMBERED_LENGTH:
             return _choose(accept, self.settings.codings)
         return _remembered_choice(accept, self.settings.codings)
 

@@ -54,6 +54,18 @@ class CacheReport:
     tier: str = ""
     key: str = ""
 
+    def with_status(self, fwd_status: int) -> "CacheReport":
+        """The same of a request that the next hop answered with `fwd_status`."""
+        return CacheReport(
+            self.result, self.reason, self.fwd, fwd_status, self.stored, self.collapsed, self.ttl, self.tier, self.key
+        )
+
+    def with_key(self, key: str) -> "CacheReport":
+        """The same of a request with the cache key `key`."""
+        return CacheReport(
+            self.result, self.reason, self.fwd, self.fwd_status, self.stored, self.collapsed, self.ttl, self.tier, key
+        )
+
 
 NO_REPORT = CacheReport()
 

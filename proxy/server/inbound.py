@@ -11,12 +11,12 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.streams import StreamReader
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 from typing_extensions import override
 
 from proxy.errors import ClientError, PayloadTooLargeError
 from proxy.http.body import Body, BodyStream
-from proxy.http.headers import PROXY_FIELDS, connection_options, end_to_end, split_list, via
+from proxy.http.headers import HOP_BY_HOP, PROXY_FIELDS, connection_options, split_list, via
 from proxy.http.message import Request
 from proxy.server.forwarding import Forwarding, peer_address
 from proxy.server.refusals import NotImplementedRequestError, RequestTimeoutError, VersionNotSupportedError
@@ -31,6 +31,7 @@ _SANE_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
 _EVASIVE_PROTOCOLS: Final = frozenset({"h2c", "h2", "http", "tls"})
 """Protocols whose requests would pass every plugin unseen; `h2c` is a known way of smuggling."""
 
+_ENDED: Final = HOP_BY_HOP | PROXY_FIELDS
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
@@ -156,17 +157,16 @@ class RequestReader:
         trusted = self.forwarding.trusts(peer)
         scheme = "https" if raw.transport is not None and raw.transport.get_extra_info("sslcontext") else "http"
         host, target = _host_and_target(raw, scheme)
-        headers = end_to_end(raw.headers).copy()
-        for name in PROXY_FIELDS:
-            headers.popall(name, None)
+        ended = _ENDED | connection_options(raw.headers)
+        headers = CIMultiDict([field for field in raw.headers.items() if field[0].lower() not in ended])
         headers["Host"] = host
         origin = self.forwarding.apply(headers, peer=peer, scheme=scheme, host=host)
         headers["Via"] = via(raw.headers, version, self._settings.name)
         request_id = self.request_id(headers.get("X-Request-ID", "") if trusted else "")
         headers["X-Request-ID"] = request_id
         body = self._body(raw, version, send)
-        if not (isinstance(body, RequestBody) and body.held_back):
-            headers.popall("Expect", None)  # who does not wait to be told asks for nothing (RFC 9110 §10.1.1)
+        if "Expect" in headers and not (isinstance(body, RequestBody) and body.held_back):
+            del headers["Expect"]  # who does not wait to be told asks for nothing (RFC 9110 §10.1.1)
         request = Request(
             method=raw.method,
             target=target,
