@@ -16,7 +16,7 @@ from proxy.http.message import Headers, Request
 from proxy.logs import EventLogger
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
-from proxy.pipeline.replay import Arrival, ReplayPart
+from proxy.pipeline.replay import SERVER_MADE, Arrival, ReplayPart
 
 _MASK: Final = "***"
 _SEPARATOR: Final = re.compile("([&;])")  # some servers part parameters at ";" too
@@ -83,6 +83,8 @@ class AccessLog(Plugin[AccessLogSettings]):
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
         if self._log is None:
             return None
+        if not SERVER_MADE.isdisjoint(name.lower() for name in self.settings.request_headers):
+            return ReplayPart(check=lambda _: None)  # the head does not tell what these fields say
         line = self._line(exchange, outcome)
 
         def record(arrival: Arrival, duration: float) -> None:
@@ -167,8 +169,8 @@ class AccessLog(Plugin[AccessLogSettings]):
         return line
 
     def _request_headers(self, request: Request) -> dict[str, str]:
-        logged = ((name.lower(), request.headers.get(name)) for name in self.settings.request_headers)
-        return {name: value for name, value in logged if value is not None}
+        logged = ((name.lower(), request.headers.getall(name, ())) for name in self.settings.request_headers)
+        return {name: ", ".join(lines) for name, lines in logged if lines}
 
     def redact(self, target: str) -> str:
         """`target` with the values of the secret query parameters masked."""
@@ -193,8 +195,8 @@ def _milliseconds(seconds: float) -> float:
 
 
 def trace_id(headers: Headers) -> str | None:
-    """The trace-id of the `traceparent` field (W3C Trace Context §3.2), None without a valid one."""
-    return _trace_id(headers.get("traceparent"))
+    """The trace-id of the `traceparent` field (W3C Trace Context §3.2), None without a valid one, or with several."""
+    return _trace_id(", ".join(headers.getall("traceparent", ())))
 
 
 def _trace_id(value: str | None) -> str | None:

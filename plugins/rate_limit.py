@@ -28,7 +28,7 @@ from proxy.http.problem import problem
 from proxy.metrics.registry import Counter
 from proxy.pipeline.exchange import Exchange, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
-from proxy.pipeline.replay import Arrival, ReplayPart
+from proxy.pipeline.replay import SERVER_MADE, Arrival, ReplayPart
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -168,6 +168,8 @@ class RateLimit(Plugin[RateLimitSettings]):
         route = exchange.route.name
         limited = self._client(exchange.request.client) is not None
         headers = tuple(account.header.lower().encode() if account.header else None for account in self._accounts)
+        if not SERVER_MADE.isdisjoint(self.heeded_fields):
+            return ReplayPart(check=lambda _: None)  # the head does not tell what the field says
 
         def check(arrival: Arrival) -> str | None:
             client = self._client(arrival.client)

@@ -45,7 +45,9 @@ class Arrival(Protocol):
         ...
 
     def field(self, name: bytes) -> str | None:
-        """The first line of the request field with this lower-case name; None without one."""
+        """The request field with this lower-case name as it stands in the head, several lines joined by a comma; None
+        without one. A field of `SERVER_MADE` says something else to plugins: only the pipeline knows what.
+        """
         ...
 
 

@@ -556,6 +556,46 @@ async def test_what_a_line_of_the_log_tells_of_the_head_is_of_this_request() -> 
         ]
 
 
+async def test_a_field_with_several_lines_is_logged_whole() -> None:
+    plugins = partial(built_in, access_log={"request_headers": ["Cookie"]})
+    trace = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with capture_logs() as lines:
+        async with site(Origin(), plugins=plugins) as one, await RawClient.connect(one.address) as client:
+            await warm(one, client, request("/a", "Cookie: a", "Cookie: b", trace, trace))
+    requests = [line for line in lines if line["event"] == "request"]
+    assert {line["request_headers"]["cookie"] for line in requests} == {"a, b"}
+    assert not any("trace_id" in line for line in requests)
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Real-IP", "x-request-id"])
+async def test_a_rule_by_a_field_that_is_made_here_goes_by_what_is_made(name: str) -> None:
+    rule = {"name": "all", "rate": 10, "period_seconds": 1000, "key": {"header": name}}
+    plugins = partial(built_in, rate_limit={"rules": [rule]})
+    for lane_bytes in (0, 1 << 20):
+        left = []
+        bench = site(Origin(), plugins=plugins, lane_bytes=lane_bytes)
+        async with bench as one, await RawClient.connect(one.address) as client:
+            for _ in range(6):
+                got = await client.ask(request("/a", f"{name}: 9.9.9.9"))
+                left.append((got.field("RateLimit") or "").split(";")[1])
+        assert left == (["r=9"] * 6 if name == "x-request-id" else [f"r={9 - number}" for number in range(6)])
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Request-ID", "via"])
+async def test_a_field_that_is_made_here_is_logged_as_made(name: str) -> None:
+    plugins = partial(built_in, access_log={"request_headers": [name]})
+    with capture_logs() as lines:
+        async with site(Origin(), plugins=plugins) as one, await RawClient.connect(one.address) as client:
+            for _ in range(5):
+                await client.ask(request("/a", f"{name}: given"))
+            assert one.hits == 0
+    logged = [line["request_headers"][name.lower()] for line in lines if line["event"] == "request"]
+    expected = {"x-forwarded-for": "127.0.0.1", "via": "given, 1.1 sidecache"}.get(name.lower())
+    assert len(logged) == 5
+    assert "given" not in logged
+    assert expected is None or set(logged) == {expected}
+
+
 # Plugins of others.
 
 

@@ -1,6 +1,7 @@
 """An application that does as the test says, and keeps account of what it was asked and told."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,7 @@ from proxy.pipeline.replay import ReplayPart
 from proxy.pipeline.routes import Route
 from proxy.server.listener import Listener
 from proxy.server.settings import ServerSettings
+from tests.support.sidecar import LANE_VARIABLE
 
 DEADLINE_SECONDS = 10.0
 ROUTE = Route("test")
@@ -208,6 +210,8 @@ async def serving(
 ) -> AsyncIterator[Listener]:
     """A listener on a port of its own."""
     values = {"listen": "127.0.0.1:0", "drain_timeout_seconds": 1.0, **settings}
+    if LANE_VARIABLE in os.environ:
+        values.setdefault("fast_lane_max_bytes", os.environ[LANE_VARIABLE])
     listener = Listener(
         application, ServerSettings.model_validate(values), clock or SystemClock(), metrics or Registry()
     )

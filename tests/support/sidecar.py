@@ -18,6 +18,9 @@ from proxy.address import Address
 
 START_SECONDS = 20.0
 
+LANE_VARIABLE = "SIDECACHE_SERVER__FAST_LANE_MAX_BYTES"
+"""The one setting of the environment that every sidecar and listener of the tests heeds: 0 turns the fast lane off."""
+
 
 def free_port() -> int:
     """A port that was free a moment ago."""
@@ -153,6 +156,13 @@ def _value(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
+def plain_environment() -> dict[str, str]:
+    """The environment without settings of the sidecar, but for `LANE_VARIABLE`."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith("SIDECACHE_") or name == LANE_VARIABLE
+    }
+
+
 @asynccontextmanager
 async def sidecar(
     upstream: str,
@@ -175,7 +185,7 @@ async def sidecar(
         *(sys.executable, "-m", "proxy", "run", "--config", str(config)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**{k: v for k, v in os.environ.items() if not k.startswith("SIDECACHE_")}, **(environment or {})},
+        env={**plain_environment(), **(environment or {})},
     )
     running = SidecarProcess(process, port, admin_port, config)
     readers = [asyncio.ensure_future(running._read_log()), asyncio.ensure_future(running._read_errors())]
