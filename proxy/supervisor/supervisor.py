@@ -24,6 +24,7 @@ from proxy.config import Config
 from proxy.errors import ConfigError
 from proxy.logs import Logs, log_loop_exception
 from proxy.metrics.registry import Registry
+from proxy.storage.opening import preload
 from proxy.supervisor.fleet import Fleet, Plan
 from proxy.supervisor.nursery import Nursery
 from proxy.supervisor.ports import claimed
@@ -45,6 +46,7 @@ def supervise(config: Config, path: Path | None) -> int:
     Raises:
         StartError: an address cannot be had.
     """
+    preload(config.values.cache)
     nursery = Nursery(work)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

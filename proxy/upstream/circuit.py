@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Final, NoReturn
 
-import pybreaker
 from typing_extensions import override
 
 from proxy.clock import Clock
 from proxy.errors import CircuitOpenError
 from proxy.metrics.window import RollingCounts
+from proxy.upstream.breaker_library import pybreaker
 
 _WINDOW_BUCKETS: Final = 10
 _MAX_DOUBLINGS: Final = 32  # growth ** 32 is far beyond any limit on the time open, and far from a float's
