@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -51,22 +51,29 @@ class Behaviour:
     not_done: str = ""
 
 
-class Describe(Protocol):
-    """Makes the mark of one behaviour: a decorator for a test, or one of `marks` of a `pytest.param`."""
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """Describes the behaviours of one group."""
+
+    group: Group
 
     def __call__(
         self, clause: str, statement: str, *, optional: bool = False, not_done: str = ""
-    ) -> pytest.MarkDecorator: ...
+    ) -> pytest.MarkDecorator:
+        """A mark: a decorator for the test that shows the behaviour."""
+        assert not statement.endswith("."), statement
+        return pytest.mark.behaviour(Behaviour(self.group, clause, statement, optional, not_done))
+
+    def row(
+        self, clause: str, statement: str, *values: object, optional: bool = False, not_done: str = ""
+    ) -> ParameterSet:
+        """A row of a `parametrize` table, with the behaviour that it shows."""
+        return pytest.param(*values, marks=self(clause, statement, optional=optional, not_done=not_done))
 
 
 def behaviours_of(group: Group) -> Describe:
     """`Describe` for the behaviours of one group."""
-
-    def describe(clause: str, statement: str, *, optional: bool = False, not_done: str = "") -> pytest.MarkDecorator:
-        assert not statement.endswith("."), statement
-        return pytest.mark.behaviour(Behaviour(group, clause, statement, optional, not_done))
-
-    return describe
+    return Describe(group)
 
 
 def behaviour_in(marks: Iterable[pytest.Mark]) -> Behaviour | None:
