@@ -3,13 +3,11 @@
 from dataclasses import replace
 from typing import Final
 
-from multidict import CIMultiDict, CIMultiDictProxy
-
 from proxy.http.cache_control import SYNTAX, ResponseDirectives, request_directives
 from proxy.http.dates import parse_date
 from proxy.http.etag import parse_etag
 from proxy.http.headers import HOP_BY_HOP, PROXY_FIELDS, connection_options
-from proxy.http.message import Headers, Request, Response
+from proxy.http.message import Headers, Request, Response, shared_headers
 from proxy.http.ranges import parse_content_range, parse_range
 from proxy.policy.deception import agrees_with_path
 from proxy.policy.directives import Governing, governing
@@ -199,9 +197,7 @@ def without_unstorable(headers: Headers, directives: ResponseDirectives, options
     left_out = _NEVER_STORED | connection_options(headers) | {*directives.private_fields, *directives.no_cache_fields}
     if not options.store_set_cookie:
         left_out |= _COOKIES
-    return CIMultiDictProxy(
-        CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in left_out)
-    )
+    return shared_headers((name, value) for name, value in headers.items() if name.lower() not in left_out)
 
 
 def demands_validation(directives: ResponseDirectives) -> bool:

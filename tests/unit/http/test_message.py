@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from proxy.http.message import Request, Response, from_wire, make_headers, to_wire
+from proxy.http.message import Request, Response, from_wire, make_headers, shared_headers, to_wire
 
 
 @given(st.binary(max_size=40))
@@ -24,6 +24,21 @@ def test_target_is_taken_apart_as_sent() -> None:
 def test_headers_repeat_and_compare_without_case() -> None:
     headers = make_headers([("Set-Cookie", "a"), ("set-cookie", "b")])
     assert headers.getall("SET-COOKIE") == ["a", "b"]
+
+
+def test_headers_to_be_kept_share_what_is_short_and_came_before() -> None:
+    long = "x" * 65
+    one, other = (shared_headers([(from_wire(b"X-Name"), from_wire(b"value")), (long[:64] + "y", long)]) for _ in "ab")
+    assert list(one.items()) == [("X-Name", "value"), ("x" * 64 + "y", long)]
+    (name, value), (long_name, _) = one.items()
+    (other_name, other_value), (other_long_name, _) = other.items()
+    assert name is other_name
+    assert value is other_value
+    assert long_name is not other_long_name
+
+
+def test_shared_names_keep_the_case_they_were_sent_in() -> None:
+    assert list(shared_headers([("ETAG", "1"), ("etag", "2")]).items()) == [("ETAG", "1"), ("etag", "2")]
 
 
 def test_response_with_other_headers_keeps_the_rest() -> None:
