@@ -7,7 +7,7 @@ this request now. And where a response is said to be stored, and may answer, it 
 
 import asyncio
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -123,6 +123,7 @@ class CacheMachine(RuleBasedStateMachine):
             BASE + path: Resource(BASE + path, weak=path == "/w", modified=int(self.clock.wall()) - 1000, tags=("t",))
             for path in PATHS
         }
+        resources[BASE + "/a/b"] = replace(resources[BASE + "/a/b"], vary=("accept-language", "x-plan"))
         self.origin = Origin(self.clock, resources, lambda: len(self.purges))
         self.origin.open.set()
         self.site = Site(self.l2, Path(self.directory.name), self.clock, self._script)
@@ -185,6 +186,46 @@ class CacheMachine(RuleBasedStateMachine):
     def ask_again_and_again(self, path: str, fields: dict[str, str], sidecar: int, times: int) -> None:
         for _ in range(times):
             self._send(request("GET", path, fields), sidecar)
+
+    @precondition(lambda self: self.origin.open.is_set())
+    @rule(
+        path=st.sampled_from(PATHS),
+        crowd=st.lists(st.tuples(selecting, some, st.integers(0, 1)), min_size=2, max_size=4),
+        seconds=st.sampled_from([0, 61, 301]),
+        elapsed=st.sampled_from([0, 0, 3]),
+        scope=st.sampled_from(["none", "none", "key", "url", "tag", "all"]),
+        soft=some,
+        changes=st.booleans(),
+    )
+    def crowd_arrives_while_the_origin_is_slow(
+        self,
+        path: str,
+        crowd: list[tuple[dict[str, str], bool, int]],
+        seconds: int,
+        elapsed: int,
+        scope: str,
+        soft: bool,
+        changes: bool,
+    ) -> None:
+        """One asks; the resource changes, and is purged perhaps; the others ask; the origin answers; all ask again."""
+        made = [
+            (request("GET", path, fields | ({"authorization": "Basic eDp5"} if credentials else {})), sidecar)
+            for fields, credentials, sidecar in crowd
+        ]
+        self.clock.advance(seconds)
+        self.origin.open.clear()
+        self._send(*made[0])
+        if changes:
+            self.origin.new_version(BASE + path)
+        self.clock.advance(elapsed)
+        if scope != "none":
+            self._purge(scope, path, "t", soft=soft)
+        for one in made[1:]:
+            self._send(*one)
+        self.origin.open.set()
+        self._finish_pending()
+        for one in made:
+            self._send(*one)
 
     def _etag(self, url: str, fields: dict[str, str]) -> str | None:
         resource = self.origin.resources[url]
@@ -288,6 +329,9 @@ class CacheMachine(RuleBasedStateMachine):
         soft=st.booleans(),
     )
     def purge(self, scope: str, path: str, tag: str, soft: bool) -> None:
+        self._purge(scope, path, tag, soft=soft)
+
+    def _purge(self, scope: str, path: str, tag: str, *, soft: bool) -> None:
         names = {"key": f"GET {BASE}{path}", "url": BASE + path, "prefix": BASE + path, "tag": tag, "all": ""}[scope]
         self.site.run(self.site.log.append(PurgeScope(scope), names, soft=soft))
         self.purges.append(Purge(scope, names, soft, self.clock.wall()))
