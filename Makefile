@@ -17,7 +17,7 @@ SECONDS_AT_LOAD ?= 60
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help venv runtime redis run test conformance check format load bench lock image clean distclean
+.PHONY: help venv runtime redis run test conformance check format load bench compare lock image clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,10 @@ load: venv ## a thousand users against the sidecar; the report goes to loadtests
 
 bench: runtime ## start-up time and idle memory
 	@exec $(BIN)/python -m loadtests.bench_startup
+
+compare: venv redis ## beside nginx, HAProxy and Varnish, a quarter of an hour; ARGS="--scenario hit_1k" runs a part
+	@bash .ci/setup compare
+	@exec $(BIN)/python -m loadtests.compare.run $(ARGS)
 
 lock: venv ## work out the pinned requirements anew, from the ranges in pyproject.toml
 	@bash .ci/lock

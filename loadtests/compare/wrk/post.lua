@@ -1,0 +1,3 @@
+-- POST with 1 KiB.
+wrk.method = "POST"
+wrk.body = string.rep("x", 1024)
