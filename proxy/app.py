@@ -172,6 +172,12 @@ class Sidecar:
         """The upstream as seen from here."""
         return self._generation.health
 
+    @property
+    def fast_lane(self) -> dict[str, int] | None:
+        """See `AdminTarget.fast_lane`."""
+        lane = self._listener.lane if self._listener is not None else None
+        return lane.stats() if lane is not None else None
+
     def settle(self) -> None:
         """See `AdminTarget.settle`."""
         if self._listener is not None:

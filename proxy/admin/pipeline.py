@@ -40,6 +40,9 @@ class RouteView(BaseModel):
     methods: list[str] = Field(description="Empty: any.")
     hosts: list[str] = Field(description="Empty: any.")
     plugins: list[PluginView] = Field(description="From the client to the upstream.")
+    against_replay: list[str] = Field(
+        description="The plugins that must see each exchange, for which no answer is kept ready to be given again."
+    )
 
 
 class PipelineView(BaseModel):
@@ -57,9 +60,13 @@ class PluginStats(BaseModel):
 
 
 class PipelineStats(BaseModel):
-    """What every plugin counts."""
+    """What every plugin counts, and the fast lane."""
 
     plugins: list[PluginStats]
+    fast_lane: dict[str, int] | None = Field(
+        description="Answers kept ready to be given again: how many, what they weigh in bytes, and how many requests "
+        "they have answered. Null: none are kept."
+    )
 
 
 class PipelineReport:
@@ -91,6 +98,7 @@ class PipelineReport:
                 methods=sorted(route.methods),
                 hosts=list(route.hosts),
                 plugins=_plugins(pipeline.chains[route.name]),
+                against_replay=list(pipeline.chains[route.name].against_replay),
             )
             for route in pipeline.table.routes
         ]
@@ -107,7 +115,7 @@ class PipelineReport:
             )
             for plugin in pipeline.plugins
         ]
-        return Reply(PipelineStats(plugins=plugins))
+        return Reply(PipelineStats(plugins=plugins, fast_lane=self._target.fast_lane))
 
 
 def _members(chain: Chain) -> list[AnyPlugin]:

@@ -84,6 +84,11 @@ class AdminTarget(Protocol):
         """The upstream as seen from here, now."""
         ...
 
+    @property
+    def fast_lane(self) -> dict[str, int] | None:
+        """What the answers kept ready to be given again are and did: see `PipelineStats`; None: none are kept."""
+        ...
+
     def settle(self) -> None:
         """Bring everything that is counted up to date. Called before each answer of the admin port."""
         ...

@@ -273,6 +273,14 @@ class Pipeline:
             except BaseException:
                 await self.close(keep=running)
                 raise
+        self._tell_what_is_against_replay()
+
+    def _tell_what_is_against_replay(self) -> None:
+        for name, chain in self.chains.items():
+            if against := chain.against_replay:
+                _log.info("no kept answers on this route: plugins must see each request", route=name, plugins=against)
+        if heeding := [plugin.name for plugin in self._replayed() if plugin.heeded_fields is None]:
+            _log.info("kept answers for equal requests only: plugins may heed any field", plugins=heeding)
 
     async def close(self, *, keep: Collection[AnyPlugin] = ()) -> None:
         """Close every plugin but `keep`, from right to left; a failing one is logged and the others are closed all the
@@ -369,15 +377,17 @@ class Pipeline:
     def heeded_fields(self) -> frozenset[str] | None:
         """The request fields that answers given again depend on, in lower case; None: all of them."""
         heeded: set[str] = set()
-        for chain in self.chains.values():
-            for plugin in chain.replayed:
-                if plugin.replay is Replay.NEVER and not plugin.answers_by_replay:
-                    continue
-                fields = plugin.heeded_fields
-                if fields is None:
-                    return None
-                heeded |= fields
+        for plugin in self._replayed():
+            fields = plugin.heeded_fields
+            if fields is None:
+                return None
+            heeded |= fields
         return frozenset(heeded)
+
+    def _replayed(self) -> list[AnyPlugin]:
+        """The plugins that answers given again go round, each once."""
+        chains = [chain.replayed for chain in self.chains.values() if not chain.against_replay]
+        return list(dict.fromkeys(plugin for plugins in chains for plugin in plugins))
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
         """Tell every plugin that saw the exchange how it ended."""

@@ -209,6 +209,10 @@ class FastLane:
     def __len__(self) -> int:
         return len({id(reply) for replies in self._replies for reply in replies.values()})
 
+    def stats(self) -> dict[str, int]:
+        """What it holds, and what that did as of the last `settle`."""
+        return {"replies": len(self), "bytes": self.bytes, "hits": self.hits}
+
     def reset(self, heeded: frozenset[str] | None) -> None:
         """Drop everything. The pipeline is another, and heeds these request fields: lower-case names, None: all."""
         for replies in self._replies:

@@ -60,6 +60,7 @@ class Target:
         reloading: what a reload does.
         completed: what exchanges ended with.
         settled: how often it was asked to bring its counts up to date.
+        fast_lane: what there is to tell of it.
     """
 
     driven: PluginHarness
@@ -69,6 +70,7 @@ class Target:
     reloading: Callable[[], Any] = no_reload
     completed: list[Outcome] = field(default_factory=list)
     settled: int = 0
+    fast_lane: dict[str, int] | None = None
 
     @property
     def clock(self) -> Clock:

@@ -28,6 +28,7 @@ class WorkersPipelineStats(BaseModel):
     """What every plugin counts. What cannot be added up is shown by worker."""
 
     plugins: list[WorkersPluginStats]
+    fast_lane: dict[str, int] | None = Field(description="See `PipelineStats`; added up.")
 
 
 class MergedReports:
@@ -86,14 +87,18 @@ class MergedReports:
         histograms = added(snapshots.values())
         # By name and routes: of a plugin with other settings for some route there are several.
         parts: dict[tuple[str, tuple[str, ...]], dict[str, dict[str, Any]]] = {}
+        lanes: dict[str, dict[str, int]] = {}
         for name, document in documents.items():
-            for plugin in PipelineStats.model_validate(document).plugins:
+            stats = PipelineStats.model_validate(document)
+            if stats.fast_lane is not None:
+                lanes[name] = stats.fast_lane
+            for plugin in stats.plugins:
                 parts.setdefault((plugin.name, tuple(plugin.routes)), {})[name] = plugin.stats
         plugins = [
             WorkersPluginStats(name=name, routes=list(routes), stats=self._sum(name, each, histograms), workers=each)
             for (name, routes), each in parts.items()
         ]
-        return Reply(WorkersPipelineStats(plugins=plugins))
+        return Reply(WorkersPipelineStats(plugins=plugins, fast_lane=add(lanes) if lanes else None))
 
     def _sum(self, name: str, each: Mapping[str, dict[str, Any]], histograms: Histograms) -> dict[str, Any]:
         if (stats_of := stats_by_histograms(self._peers.plugin(name))) is not None:

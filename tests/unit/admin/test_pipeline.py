@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 from typing_extensions import override
 
 from plugins.cache import Cache
@@ -11,7 +13,7 @@ from plugins.cache.settings import CacheSettings
 from plugins.latency import Latency, LatencySettings
 from proxy.http.message import Response
 from proxy.pipeline.exchange import Exchange, Stats
-from proxy.pipeline.plugin import Plugin, PluginSettings, Services
+from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from tests.support.admin import bench
 
 
@@ -59,6 +61,39 @@ async def test_the_order_is_shown_per_route_with_the_place_of_each_plugin() -> N
         assert plugins[2]["hooks"] == ["on_response"] and plugins[2]["replay"] == "never"
         assert plugins[0]["type"] == "plugins.latency:Latency"
         assert plugins[1]["settings"]["max_variants"] == 64
+        assert items["against_replay"] == default["against_replay"] == []
+
+
+@pytest.mark.parametrize(
+    ("order", "against"),
+    [((Signer, Cache), ["signer"]), ((Cache, Signer), []), ((Signer,), []), ((Latency, Cache), [])],
+)
+async def test_plugins_that_must_see_each_exchange_are_named_where_a_cache_stands_behind_them(
+    order: tuple[type[Plugin[Any]], ...], against: list[str]
+) -> None:
+    with capture_logs() as lines:
+        async with bench(plugins=lambda made: [plugin(plugin.settings_type(), made) for plugin in order]) as admin:
+            routes = (await admin.get("/admin/pipeline")).document["routes"]
+    assert [route["against_replay"] for route in routes] == [against] * 2
+    told = [(line["route"], list(line["plugins"])) for line in lines if line["event"].startswith("no kept answers")]
+    assert told == ([("items", against), ("default", against)] if against else [])
+
+
+async def test_it_is_told_who_may_heed_any_field() -> None:
+    class Pure(Signer):
+        replay: ClassVar[Replay] = Replay.PURE
+
+    with capture_logs() as lines:
+        async with bench(plugins=lambda services: [Pure(SignerSettings(), services), *three(services)]):
+            pass
+    assert [line["plugins"] for line in lines if line["event"].startswith("kept answers for equal")] == [["signer"]]
+
+
+async def test_what_the_fast_lane_did_is_shown() -> None:
+    async with bench(plugins=three) as admin:
+        assert (await admin.get("/admin/pipeline/stats")).document["fast_lane"] is None
+        admin.target.fast_lane = {"replies": 1, "bytes": 2, "hits": 3}
+        assert (await admin.get("/admin/pipeline/stats")).document["fast_lane"] == {"replies": 1, "bytes": 2, "hits": 3}
 
 
 async def test_secrets_of_plugins_are_masked() -> None:
