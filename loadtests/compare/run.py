@@ -21,8 +21,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-import orjson
-
 from deploy.demo.processes import HOST, ROOT, StartError
 from loadtests.compare import systems
 from loadtests.compare.figures import ReportError, Sample, middle, parse_wrk

@@ -38,7 +38,7 @@ class Outcome:
 
 def _verdict(outcome: Outcome, floor: Floor) -> str:
     sign = "at most" if floor.at_most else "at least"
-    wanted = f"{_METRICS[floor.metric]} {sign} {floor.ratio:g} × {floor.against}"
+    wanted = f"{_METRICS[floor.metric]} {sign} {floor.ratio:g} times {floor.against}"
     measured = outcome.ratio(floor)
     if measured is None:
         return f"{wanted}: not measured"
@@ -68,8 +68,7 @@ def judged(outcome: Outcome) -> str:
     rows = [list(_HEADINGS), *(_cells(outcome, kind, sample) for kind, sample in outcome.middles.items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = [f"{outcome.scenario.title} ({outcome.scenario.name})"]
-    for row in rows:
-        lines.append("  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
+    lines += ["  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     lines += [f"  {_verdict(outcome, floor)}" for floor in outcome.scenario.floors]
     return "\n".join(lines) + "\n"
 
