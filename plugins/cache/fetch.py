@@ -66,6 +66,7 @@ class Kept:
         names, variant: what selects this variant; another variant's request may not have it.
         confirmed: the origin answered 304 to our validators.
         shared: it is for others, too. The confirmation that a request with credentials gets may be for it alone.
+        found: another sidecar fetched it: who waits is to look again, for it may not be what the request demands.
     """
 
     response: Response
@@ -77,9 +78,12 @@ class Kept:
     status: int
     confirmed: bool = False
     shared: bool = True
+    found: bool = False
 
     def suits(self, request: Request) -> bool:
         """Whether `request` selects this variant, and a part has all that it asks for."""
+        if self.found:
+            return False
         if self.names and vary.variant_key(self.names, request.headers) != self.variant:
             return False
         return answers(request, self.stored)
@@ -158,12 +162,13 @@ class Fetcher:
         self.failing = Recent()
 
     def set_out(
-        self, key: FlightKey, exchange: Exchange, place: Place, *, part: bool = False
+        self, key: FlightKey, exchange: Exchange, place: Place, *, part: bool = False, look: bool = False
     ) -> tuple[Flight[Landed], Voyage]:
         """Begin a flight for what `exchange` asks; `place` is where it is stored, or will be.
 
         Args:
             part: for the range that it asks for, not the whole.
+            look: into L2 first, for what another sidecar may have put in the place of the stored entry.
         """
         assert exchange.tail is not None
         request = filling_request(exchange.request, place.entry, part=part)
@@ -171,9 +176,23 @@ class Fetcher:
         voyage.exchange.informational = exchange.informational
 
         async def fly(flight: Flight[Landed]) -> None:
+            if look and (newer := await self._find_newer(exchange.request, place)) is not None:
+                flight.land(newer)
+                return
             await self._fly(key, flight, voyage)
 
         return self.flights.depart(key, fly, since=self._log.last_seen), voyage
+
+    async def _find_newer(self, request: Request, place: Place) -> Kept | None:
+        """What L2 has in place of what L1 has, if it is fresh."""
+        assert place.entry is not None
+        newer = await self._store.get_newer(place.key, place.entry)
+        if newer is None or newer.stored.fresh_until <= self._clock.wall():
+            return None
+        stored = newer.stored
+        head = Response(stored.status, stored.headers, newer.body, stored.reason_phrase)
+        variant = vary.variant_key(stored.vary, request.headers) if stored.vary else ""
+        return Kept(head, stored, newer, None, stored.vary, variant, stored.status, found=True)
 
     async def _fly(self, key: FlightKey, flight: Flight[Landed], voyage: Voyage) -> None:
         began = self._clock.wall()

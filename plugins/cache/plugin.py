@@ -220,11 +220,14 @@ class Cache(Plugin[CacheSettings]):
         assert place.entry is not None
         if self._fetcher.flights.find(self._flight_key(exchange.request, place)) is not None:
             return place, decision
-        newer = await self._store.get_newer(place.key, place.entry)
-        if newer is None:
-            return place, decision
+        newer, tier = await self._store.get_newer(place.key, place.entry), "l2"
+        if newer is None:  # but a flight may have landed meanwhile
+            current, tier = self._store.l1.peek(place.key), "l1"
+            if not isinstance(current, Entry) or current is place.entry:
+                return place, decision
+            newer = current
         judged = reuse.decide(exchange.request, newer.stored, self._clock.wall(), self._options)
-        return replace(place, entry=newer, tier="l2"), judged
+        return replace(place, entry=newer, tier=tier), judged
 
     def _refreshes_early(self, entry: Entry, now: float) -> bool:
         draw = 1.0 - self._draw()
@@ -272,7 +275,8 @@ class Cache(Plugin[CacheSettings]):
             return
         if self._fetcher.failing.holds(key, self._clock.monotonic()):
             return
-        _, voyage = self._fetcher.set_out(key, exchange, place)
+        look = place.tier == "l1" and self._store.l2 is not None
+        _, voyage = self._fetcher.set_out(key, exchange, place, look=look)
         voyage.claim(taken=False)
 
     def _stale_on_error(self, exchange: Exchange, place: Place, now: float) -> Response | None:

@@ -8,6 +8,7 @@ invalidation log when it is read; L1 is purged as the log goes on. No trouble in
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Final
 
 import structlog
@@ -29,6 +30,10 @@ SWEEP_PARTS: Final = 60
 """Each sweep looks at this part of L1: an expired record is dropped within about a minute."""
 
 _log = structlog.get_logger("storage")
+
+
+class _Unread(Enum):
+    GIVEN_UP = "who asked L2 was cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class TieredStore:
         self._tasks = tasks
         self._behind = WriteBehind(l2, tasks) if l2 is not None else None
         self._sweeper: asyncio.Task[None] | None = None
-        self._asked: dict[CacheKey, int] = {}
+        self._reading: dict[CacheKey, asyncio.Future[Record | _Unread | None]] = {}
         self._overtaken: set[CacheKey] = set()
         self._purged = 0
         self._softened = 0
@@ -151,16 +156,23 @@ class TieredStore:
         return found.record if found is not None and isinstance(found.record, Entry) else None
 
     async def _ask(self, l2: SecondTier, key: CacheKey) -> Record | None:
-        """What L2 has under `key`, unless it was written meanwhile: then this answer is an old one."""
-        self._asked[key] = self._asked.get(key, 0) + 1
+        """What L2 has under `key`, unless it was written meanwhile: then this answer is an old one. L2 is asked once
+        for all who want to know at the same time.
+        """
+        while (reading := self._reading.get(key)) is not None:
+            found = await asyncio.shield(reading)
+            if found is not _Unread.GIVEN_UP:
+                return found
+        reading = self._reading[key] = asyncio.get_running_loop().create_future()
+        found = _Unread.GIVEN_UP
         try:
             record = await l2.get(key)
-            return None if key in self._overtaken else record
+            found = None if key in self._overtaken else record
+            return found
         finally:
-            self._asked[key] -= 1
-            if not self._asked[key]:
-                del self._asked[key]
-                self._overtaken.discard(key)
+            del self._reading[key]
+            self._overtaken.discard(key)
+            reading.set_result(found)
 
     def _judge(self, key: CacheKey, record: Record) -> Found | None:
         """What the invalidation log leaves of `record`, which is not in L1 yet."""
@@ -205,7 +217,7 @@ class TieredStore:
 
     def _write(self, key: CacheKey, record: Record | None) -> None:
         if self._behind is not None:
-            if key in self._asked:
+            if key in self._reading:
                 self._overtaken.add(key)
             self._behind.add(key, record)
 

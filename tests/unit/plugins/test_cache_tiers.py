@@ -1,14 +1,18 @@
 """The cache with a second tier that other sidecars write to."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from plugins.cache import Cache, CacheSettings
 from proxy.storage.base import CacheKey, Entry
 from tests.support.clock import FakeClock
-from tests.support.plugin_harness import harness
+from tests.support.plugin_harness import PluginHarness, harness
 from tests.support.stores import RedisServers, backends
-from tests.unit.plugins.test_cache import Origin, result
+from tests.unit.plugins.test_cache import Origin, result, settle
 from tests.unit.storage.test_tiered import ScriptedTier
 
 
@@ -33,3 +37,81 @@ async def test_what_another_sidecar_refreshed_answers_instead_of_the_origin(tmp_
         assert [(result(each), each.body) for each in (first, second)] == [("hit", b"from afar")] * 2
         assert (first.exchange.cache.tier, second.exchange.cache.tier) == ("l2", "l1")
         assert origin.asked == 1
+
+
+KEY = CacheKey("GET http://example.test/a")
+
+
+class Shared:
+    """A sidecar with an L2, and an origin whose responses are fresh for 60 s, and stale in use for 600 more."""
+
+    def __init__(self, running: PluginHarness, l2: ScriptedTier, origin: Origin, clock: FakeClock) -> None:
+        self.running = running
+        self.l2 = l2
+        self.origin = origin
+        self.clock = clock
+
+    def refresh_from_afar(self) -> None:
+        """Have another sidecar put a fresh response into L2."""
+        held, now = self.l2.held[KEY], self.clock.wall()
+        assert isinstance(held, Entry)
+        newer = replace(held.stored, request_time=now, response_time=now, fresh_until=now + 60)
+        self.l2.held[KEY] = replace(held, stored=newer, body=b"from afar")
+
+
+@pytest.fixture
+async def shared(tmp_path: Path) -> AsyncIterator[Shared]:
+    """`/a` is stored in both tiers, and stale."""
+    clock = FakeClock()
+    origin = Origin({"Cache-Control": "max-age=60, stale-while-revalidate=600", "ETag": '"1"'})
+    async with backends(clock, RedisServers(), tmp_path) as made:
+        l2, log = ScriptedTier(made), await made.memory_log()
+        store = await made.tiered(l2, log)
+        async with harness(
+            lambda services: [Cache(CacheSettings(), services)], origin, clock=clock, store=store, invalidations=log
+        ) as running:
+            await running.get("/a")
+            await store.flush()
+            clock.advance(61)
+            yield Shared(running, l2, origin, clock)
+
+
+async def test_a_refresh_in_the_background_finds_what_another_sidecar_refreshed(shared: Shared) -> None:
+    shared.refresh_from_afar()
+    stale = await shared.running.get("/a")
+    await settle()
+    after = await shared.running.get("/a")
+    assert [(result(each), each.body) for each in (stale, after)] == [("stale", b"answer 1"), ("hit", b"from afar")]
+    assert shared.origin.asked == 1
+
+
+async def test_what_is_found_in_l2_is_no_validation_for_who_demands_one(shared: Shared) -> None:
+    shared.refresh_from_afar()
+    shared.l2.open.clear()
+    await shared.running.get("/a")
+    demanding = asyncio.ensure_future(shared.running.get("/a", {"Cache-Control": "no-cache"}))
+    await settle()
+    shared.l2.open.set()
+    assert result(await demanding) == "revalidated"
+    assert shared.origin.asked == 2
+
+
+async def test_a_refresh_in_the_background_asks_the_origin_when_l2_has_nothing_newer(shared: Shared) -> None:
+    assert result(await shared.running.get("/a")) == "stale"
+    await settle()
+    assert result(await shared.running.get("/a")) == "hit"
+    assert shared.origin.asked == 2
+
+
+async def test_a_crowd_on_a_stale_key_asks_l2_once_and_the_origin_once(shared: Shared) -> None:
+    reads = shared.l2.reads
+    shared.l2.open.clear()
+    crowd = [asyncio.ensure_future(shared.running.get("/a", {"Cache-Control": "max-age=5"})) for _ in range(500)]
+    await settle()
+    crowd[0].cancel()
+    await settle()
+    shared.l2.open.set()
+    answers = await asyncio.gather(*crowd[1:])
+    assert {each.body for each in answers} == {b"answer 1"}
+    assert {result(each) for each in answers} <= {"revalidated", "hit"}
+    assert (shared.l2.reads - reads, shared.origin.asked) == (2, 2), "who asked first left: one asks anew for all"
