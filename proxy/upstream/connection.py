@@ -16,6 +16,7 @@ from typing_extensions import override
 from proxy.clock import Clock
 from proxy.errors import ProxyError, UpstreamError, UpstreamIncompleteError, UpstreamTimeoutError
 from proxy.http.channel import Channel
+from proxy.upstream.waiting import Signal
 
 HIGH_WATER_BYTES: Final = 262_144
 
@@ -27,25 +28,49 @@ class ConnectionClosedError(UpstreamError):
 
 
 class ResponseHead:
-    """A response's head as it came."""
+    """A response's head as it came.
 
-    __slots__ = ("fields", "reason", "status", "version")
+    Attributes:
+        names, values: of its fields, line by line.
+    """
 
-    def __init__(self, status: int, version: str, reason: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    __slots__ = ("names", "reason", "status", "values")
+
+    def __init__(self, status: int, reason: bytes, names: list[bytes], values: list[bytes]) -> None:
         self.status = status
-        self.version = version
         self.reason = reason
-        self.fields = fields
+        self.names = names
+        self.values = values
+
+    def lines(self, name: bytes) -> list[bytes]:
+        """The values of the field called `name`, which is lower case."""
+        return [value for own, value in zip(self.names, self.values, strict=True) if own.lower() == name]
+
+    @property
+    def delimited_by_close(self) -> bool:
+        """Whether the body, if there is one, ends where the connection does (RFC 9112 §6.3)."""
+        return not self.lines(b"content-length") and not self.lines(b"transfer-encoding")
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        born, idle_since: monotonic seconds.
+        requests: that were begun on it.
+        busy: a request is under way, or its response.
+        response: its final head, once that is here.
+        sending: the task that sends the request's body, if that did not go out with its head.
+        upgraded: what arrives is another protocol's.
+        wrote: a byte of the request may have reached the upstream.
+        writing_paused: the upstream is slow to take what was sent.
+    """
 
     __slots__ = (
-        "_bodiless_bytes", "_chunks", "_clock", "_closed", "_complete", "_drained", "_error", "_fields", "_held",
-        "_idle_timeout", "_in_trailers", "_informational", "_keep_alive", "_max_head_bytes", "_overrun", "_parser",
-        "_parser_spent", "_paused", "_reason", "_seen_bytes", "_wake", "_without_body", "_writing_paused", "born",
-        "busy", "idle_since", "requests", "response", "sending", "transport", "upgraded", "wrote",
+        "_bodiless_bytes", "_changed", "_chunks", "_clock", "_closed", "_complete", "_drained", "_error", "_held",
+        "_idle_timeout", "_informational", "_keep_alive", "_max_head_bytes", "_names", "_overrun", "_parser",
+        "_parser_spent", "_paused", "_reason", "_values", "_without_body", "born", "busy", "idle_since", "requests",
+        "response", "sending", "transport", "upgraded", "writing_paused", "wrote",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, max_head_bytes: int, idle_timeout_seconds: float) -> None:
@@ -53,43 +78,36 @@ class UpstreamConnection(asyncio.Protocol):
         self._clock = clock
         self._max_head_bytes = max_head_bytes
         self._idle_timeout = idle_timeout_seconds
+        self._changed = Signal()
+        self._drained = Signal()
         self._parser: Any = None
-        self._parser_spent = True
         self._closed = False
-        self._writing_paused = False
-        self._drained: asyncio.Future[None] | None = None
+        self.writing_paused = False
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.born = clock.monotonic()
         self.idle_since = self.born
         self.requests = 0
         self.busy = False
-        # Per response.
-        self._reset(without_body=False)
-
-    def _reset(self, *, without_body: bool) -> None:
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._reason = b""
-        self._seen_bytes = 0
-        self._bodiless_bytes = 0  # since the last piece of body: a head, or a trailer section
-        self._overrun = False
-        self._in_trailers = False
-        self._informational: deque[ResponseHead] = deque()
+        # Per request: `begin` sets them anew.
+        self._parser_spent = True
         self._complete = False
-        self._keep_alive = False
-        self._paused = False
-        self._error: ProxyError | None = None
-        self._wake: asyncio.Future[None] | None = None
-        self._without_body = without_body
+        self._bodiless_bytes = 0  # since the last piece of body: of a head, or a trailer section
+        self._without_body = False
         self.response: ResponseHead | None = None
-        self.sending: asyncio.Task[ProxyError | None] | None = None  # of the request's body
+        self.sending: asyncio.Task[ProxyError | None] | None = None
+        self.wrote = False
+        # Per response: on a connection that is used again, as they were.
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._paused = False
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
+        self._reason = b""
+        self._informational: deque[ResponseHead] = deque()
+        self._keep_alive = False
+        self._overrun = False
+        self._error: ProxyError | None = None
         self.upgraded = False
-        self.wrote = False  # a byte of the request may have reached the upstream
-        # llhttp cannot be told that a response to HEAD has no body: afterwards the parser still waits for one.
-        if self._parser_spent:
-            self._parser = httptools.HttpResponseParser(self)
-        self._parser_spent = without_body
 
     # asyncio's side.
 
@@ -102,39 +120,37 @@ class UpstreamConnection(asyncio.Protocol):
         self._closed = True
         if self.busy and not self._complete and self._error is None:
             self._ended(exc)
-        self._rouse()
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._changed.end()
+        self._drained.end()
+        self._parser = None  # it refers to this object
 
     @override
     def eof_received(self) -> bool:
         if self.upgraded:
             self._complete = True
-            self._rouse()
+            self._changed.give()
             return True  # the other direction may go on
         return False
 
     @override
     def pause_writing(self) -> None:
-        self._writing_paused = True
+        self.writing_paused = True
 
     @override
     def resume_writing(self) -> None:
-        self._writing_paused = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self.writing_paused = False
+        self._drained.give()
 
     @override
     def data_received(self, data: bytes) -> None:
         if self.upgraded:
             self._take(data)
-            self._rouse()
+            self._changed.give()
             return
         if not self.busy or self._complete:
             # Nobody asked for this: whatever it is, it must not become the answer to the next request.
             self.abort()
             return
-        self._seen_bytes += len(data)
         self._bodiless_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -158,7 +174,7 @@ class UpstreamConnection(asyncio.Protocol):
                     error_type="http_response_header_section_size",
                 )
             )
-        self._rouse()
+        self._changed.give()
 
     # The parser's side.
 
@@ -175,31 +191,30 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head; those of trailers are let go."""
-        if not self._in_trailers and not self._overrun:
-            self._fields.append((name, value))
+        if self.response is None:
+            self._names.append(name)
+            self._values.append(value)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         if self._overrun:
             return
         parser = self._parser
-        head = ResponseHead(parser.get_status_code(), parser.get_http_version(), self._reason, self._fields)
-        self._fields, self._reason = [], b""
-        if 100 <= head.status < 200 and head.status != 101:
+        status = parser.get_status_code()
+        head = ResponseHead(status, self._reason, self._names, self._values)
+        self._names, self._values, self._reason = [], [], b""
+        if status < 200 and status != 101:
             self._informational.append(head)
             return
-        self._in_trailers = True
         self.response = head
-        self._keep_alive = self._may_go_on(head)
+        self._keep_alive = parser.should_keep_alive()
         if self._without_body:
             self._complete = True
-
-    def _may_go_on(self, head: ResponseHead) -> bool:
-        """Whether the connection outlives this response (RFC 9112 §9.3)."""
-        options = b",".join(value.lower() for name, value in head.fields if name.lower() == b"connection")
-        if b"close" in options or (head.version == "1.0" and b"keep-alive" not in options):
-            return False
-        return self._without_body or head.status in (204, 304) or not _is_delimited_by_close(head)
+            # llhttp knows nothing of the request, and takes the end of this message for the connection's if no field
+            # tells where a body would end (RFC 9112 §6.3, the first rule).
+            self._keep_alive = self._keep_alive or (
+                parser.get_http_version() != "1.0" and b"close" not in b",".join(head.lines(b"connection")).lower()
+            )
 
     def on_body(self, data: bytes) -> None:
         """Bytes of the body."""
@@ -231,11 +246,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self.upgraded:
             self._complete = True
         elif self.response is None:
-            if self._seen_bytes:
+            if self._bodiless_bytes:
                 self._error = UpstreamIncompleteError("the upstream closed in the middle of a response's head")
             else:
                 self._error = ConnectionClosedError("the upstream closed the connection without a response")
-        elif _is_delimited_by_close(self.response) and cause is None:
+        elif self.response.delimited_by_close and cause is None:
             self._complete = True
         else:
             self._error = UpstreamIncompleteError("the upstream closed before its response was complete")
@@ -244,10 +259,6 @@ class UpstreamConnection(asyncio.Protocol):
         if self._error is None and not self._complete:
             self._error = error
         self.abort()
-
-    def _rouse(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
 
     @property
     def reusable(self) -> bool:
@@ -279,24 +290,38 @@ class UpstreamConnection(asyncio.Protocol):
         """Make ready for one request and its response."""
         self.busy = True
         self.requests += 1
-        self._reset(without_body=without_body)
+        self.wrote = False
+        self.sending = None
+        self.response = None
+        self._complete = False
+        self._bodiless_bytes = 0
+        self._without_body = without_body
+        # llhttp cannot be told that a response to HEAD has no body: afterwards the parser still waits for one.
+        if self._parser_spent:
+            self._parser = httptools.HttpResponseParser(self)
+        self._parser_spent = without_body
 
-    async def write(self, data: bytes) -> None:
-        """Send bytes, waiting while the upstream is slow to take them.
+    def send(self, data: bytes) -> None:
+        """Send bytes. Whoever has more of them waits with `drain` while `writing_paused`.
+
+        Raises:
+            UpstreamError: the connection is lost.
+        """
+        if self._closed or self.transport.is_closing():
+            raise self._error or ConnectionClosedError("the upstream closed the connection")
+        self.wrote = True
+        self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait while the upstream is slow to take what was sent.
 
         Raises:
             UpstreamError: the connection is lost, or the upstream takes nothing for too long.
         """
-        if not self.alive:
-            raise self._error or ConnectionClosedError("the upstream closed the connection")
-        self.wrote = True
-        self.transport.write(data)
-        if not self._writing_paused:
+        if not self.writing_paused:
             return
-        self._drained = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(self._idle_timeout):
-                await self._drained
+            await self._drained.wait(self._idle_timeout)
         except TimeoutError:
             error = UpstreamTimeoutError(
                 "the upstream does not take the request", error_type="connection_write_timeout"
@@ -306,27 +331,24 @@ class UpstreamConnection(asyncio.Protocol):
         if self._closed:
             raise self._error or ConnectionClosedError("the upstream closed while the request was sent")
 
-    async def wait(self, timeout_seconds: float) -> None:
-        """Wait until something changes.
+    async def write(self, data: bytes) -> None:
+        """Send bytes, and wait while the upstream is slow to take them.
 
         Raises:
-            TimeoutError: nothing did.
+            UpstreamError: the connection is lost, or the upstream takes nothing for too long.
         """
-        loop = asyncio.get_running_loop()
-        self._wake = loop.create_future()
-        timer = loop.call_later(timeout_seconds, self._expire, self._wake)
-        try:
-            await self._wake
-        finally:
-            timer.cancel()
+        self.send(data)
+        await self.drain()
 
-    @staticmethod
-    def _expire(wake: asyncio.Future[None]) -> None:
-        if not wake.done():
-            wake.set_exception(TimeoutError())
+    def change(self) -> asyncio.Future[None]:
+        """What to await until something arrives, or the connection ends; however long that takes."""
+        return self._changed.wait(None)
 
-    async def head(self, timeout_seconds: float) -> ResponseHead:
+    async def head(self, timeout_seconds: float | None) -> ResponseHead:
         """The next head, informational ones first.
+
+        Args:
+            timeout_seconds: None: wait for ever.
 
         Raises:
             UpstreamError: there is none.
@@ -339,7 +361,7 @@ class UpstreamConnection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             try:
-                await self.wait(timeout_seconds)
+                await self._changed.wait(timeout_seconds)
             except TimeoutError:
                 self.abort()
                 raise UpstreamTimeoutError(f"the upstream did not answer within {timeout_seconds:g} s") from None
@@ -369,26 +391,21 @@ class UpstreamConnection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             try:
-                await self.wait(self._idle_timeout)
+                await self._changed.wait(self._idle_timeout)
             except TimeoutError:
                 self.abort()
                 raise UpstreamTimeoutError(f"the upstream was silent for {self._idle_timeout:g} s") from None
         return self.arrived()
 
-    def idle(self) -> None:
-        """Nobody uses it now."""
+    def idle(self, now: float) -> None:
+        """Nobody uses it from now (monotonic seconds) on."""
         self.busy = False
-        self.idle_since = self._clock.monotonic()
+        self.idle_since = now
 
     def abort(self) -> None:
         """Close at once."""
         if not self._closed:
             self.transport.abort()
-
-
-def _is_delimited_by_close(head: ResponseHead) -> bool:
-    names = {name.lower() for name, _ in head.fields}
-    return b"content-length" not in names and b"transfer-encoding" not in names
 
 
 class UpstreamChannel(Channel):
@@ -406,7 +423,7 @@ class UpstreamChannel(Channel):
         while not connection._chunks:  # noqa: SLF001 — the channel is the connection's other face
             if connection.complete or not connection.alive:
                 return b""
-            await connection.wait(10.0 * 365 * 86_400)
+            await connection.change()
         return connection.arrived()
 
     @override

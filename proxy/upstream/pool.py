@@ -18,13 +18,13 @@ from proxy.clock import Clock
 from proxy.errors import OverloadedError, ProxyError, UpstreamConnectError, UpstreamError
 from proxy.http.body import BodyStream, close_body
 from proxy.http.channel import Tunnel
-from proxy.http.headers import end_to_end
-from proxy.http.message import Headers, Request, Response, from_wire, make_headers
+from proxy.http.message import Request, Response, from_wire, make_headers
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import InformationalSender
 from proxy.tasks import Tasks
 from proxy.upstream.connection import ConnectionClosedError, ResponseHead, UpstreamChannel, UpstreamConnection
 from proxy.upstream.dial import Dialler
+from proxy.upstream.fields import response_fields
 from proxy.upstream.health import UpstreamHealth
 from proxy.upstream.sending import Sender
 from proxy.upstream.settings import UpstreamSettings
@@ -211,9 +211,9 @@ class UpstreamPool:
         self.health.succeeded(self._clock.monotonic() - began)
         if head.status != 101:
             return self._response(connection, head, without_body=False)
-        switched = next((from_wire(value) for name, value in head.fields if name.lower() == b"upgrade"), protocol)
+        switched = next(map(from_wire, head.lines(b"upgrade")), protocol)
         return Tunnel(
-            Response(101, _fields(head), b"", from_wire(head.reason)),
+            Response(101, response_fields(head.names, head.values), b"", from_wire(head.reason)),
             switched,
             UpstreamChannel(connection, lambda: self._forget(connection)),
         )
@@ -246,7 +246,7 @@ class UpstreamPool:
                 raise
 
     def _response(self, connection: UpstreamConnection, head: ResponseHead, *, without_body: bool) -> Response:
-        headers, reason = _fields(head), from_wire(head.reason)
+        headers, reason = response_fields(head.names, head.values), from_wire(head.reason)
         if connection.complete or without_body or head.status in BODILESS_STATUSES:
             body = connection.arrived()
             self._release(connection)
@@ -363,7 +363,7 @@ class UpstreamPool:
 
     def _park(self, connection: UpstreamConnection) -> None:
         """Keep `connection` for whoever comes next, or waits."""
-        connection.idle()
+        connection.idle(self._clock.monotonic())
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -393,7 +393,3 @@ class UpstreamPool:
 
 def _shutting_down() -> UpstreamError:
     return UpstreamError("the proxy is shutting down", error_type="proxy_internal_error")
-
-
-def _fields(head: ResponseHead) -> Headers:
-    return end_to_end(make_headers((from_wire(name), from_wire(value)) for name, value in head.fields))

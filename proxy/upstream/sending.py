@@ -1,74 +1,35 @@
 """A request on its way to the upstream, and the response's head on its way back."""
 
 import asyncio
-import re
 from typing import Final
 
 from proxy.errors import ClientError, ProxyError, UpstreamError
 from proxy.http.body import BodyStream
-from proxy.http.message import Request, from_wire, make_headers, to_wire
+from proxy.http.message import Request
 from proxy.pipeline.exchange import InformationalSender
 from proxy.tasks import Tasks
 from proxy.upstream.connection import ResponseHead, UpstreamConnection
+from proxy.upstream.fields import declared_length, request_head, response_fields
 from proxy.upstream.settings import UpstreamSettings
 
-BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "QUERY"})
-"""Methods whose requests say `Content-Length: 0` when they have no body (RFC 9110 §8.6)."""
-
-_FOR_EVER: Final = 10.0 * 365 * 86_400
-_LENGTH_DIGITS: Final = 18
 WITH_HEAD_BYTES: Final = 65_536
 """A body up to this goes out with the head in one write; sending a longer one leaves room to hear an early answer."""
 
-_OURS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "keep-alive"})
-_UNSAFE: Final = re.compile(rb"[\r\n\0]")
-_SAFE_TARGET: Final = re.compile(rb"[^\0-\x20\x7f]+")
-_SAFE_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-def _declared_length(request: Request) -> int | None:
-    """What the client said of the length of a streamed body; None: nothing that counts."""
-    length = request.headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() and len(length) <= _LENGTH_DIGITS else None
-
 
 class Sender:
-    """Writes requests."""
+    """Sends requests, and waits for the heads of their responses."""
 
-    __slots__ = ("_settings",)
+    __slots__ = ("_authority", "_expect_timeout", "_first_byte_timeout", "_preserve_host")
 
     def __init__(self, settings: UpstreamSettings) -> None:
-        self._settings = settings
+        self._authority = settings.address.authority
+        self._preserve_host = settings.preserve_host
+        self._first_byte_timeout = settings.first_byte_timeout_seconds
+        self._expect_timeout = settings.expect_timeout_seconds
 
     def head(self, request: Request, protocol: str) -> bytes:
-        """The request's head as bytes; a small body that is known follows in the same write.
-
-        Args:
-            protocol: to switch to; empty for other requests.
-
-        Raises:
-            ClientError: the request cannot be written without becoming two.
-        """
-        target = to_wire(request.target)
-        if not _SAFE_METHOD.fullmatch(request.method) or not _SAFE_TARGET.fullmatch(target):
-            raise ClientError("the request's method or target cannot be sent on")
-        host = request.host if self._settings.preserve_host and request.host else self._settings.address.authority
-        lines = [request.method.encode() + b" " + target + b" HTTP/1.1", b"Host: " + to_wire(host)]
-        lines += [
-            to_wire(name) + b": " + to_wire(value)
-            for name, value in request.headers.items()
-            if name.lower() not in _OURS
-        ]
-        if isinstance(request.body, BodyStream):
-            length = _declared_length(request)
-            lines.append(b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length)
-        elif request.body or request.method in BODY_METHODS:
-            lines.append(b"Content-Length: %d" % len(request.body))
-        if protocol:
-            lines += [b"Connection: Upgrade", b"Upgrade: " + to_wire(protocol)]
-        if any(_UNSAFE.search(line) for line in lines):
-            raise ClientError("a header field of the request cannot be sent on")
-        return b"\r\n".join(lines) + b"\r\n\r\n"
+        """The request's head as bytes: see `request_head`."""
+        return request_head(request, (self._preserve_host and request.host) or self._authority, protocol)
 
     async def converse(
         self,
@@ -86,8 +47,11 @@ class Sender:
         """
         body = request.body
         if isinstance(body, bytes) and len(body) <= WITH_HEAD_BYTES:
-            await connection.write(head + body if body else head)
-            return await self._final_head(connection, informational, None)
+            connection.send(head + body if body else head)
+            if connection.writing_paused:
+                await connection.drain()
+            answer = await connection.head(self._first_byte_timeout)
+            return answer if answer.status >= 200 else await self._final_head(connection, informational, None, answer)
         await connection.write(head)
         ready = asyncio.Event()
         if "Expect" not in request.headers:
@@ -95,11 +59,11 @@ class Sender:
         work = (
             self._send_whole(connection, body)
             if isinstance(body, bytes)
-            else self._send_body(connection, body, _declared_length(request), ready)
+            else self._send_body(connection, body, declared_length(request), ready)
         )
         connection.sending = tasks.start("request body", work)
         try:
-            return await self._final_head(connection, informational, ready)
+            return await self._final_head(connection, informational, ready, await self._next_head(connection))
         except ProxyError:
             # If the client's body broke off, that is what happened; the connection's end only follows from it.
             sent = await self._stop(connection.sending)
@@ -111,10 +75,14 @@ class Sender:
             raise
 
     async def _final_head(
-        self, connection: UpstreamConnection, informational: InformationalSender | None, ready: asyncio.Event | None
+        self,
+        connection: UpstreamConnection,
+        informational: InformationalSender | None,
+        ready: asyncio.Event | None,
+        head: ResponseHead,
     ) -> ResponseHead:
+        """The first head that is no interim one: `head`, or one behind it. Passes on those before."""
         while True:
-            head = await self._next_head(connection)
             if head.status >= 200 or head.status == 101:
                 if ready is not None and not ready.is_set() and connection.sending is not None:
                     connection.sending.cancel()  # the upstream decided without the body
@@ -122,19 +90,19 @@ class Sender:
             if ready is not None and head.status == 100:
                 ready.set()
             if informational is not None:
-                fields = make_headers((from_wire(name), from_wire(value)) for name, value in head.fields)
                 try:
-                    await informational(head.status, fields)
+                    await informational(head.status, response_fields(head.names, head.values))
                 except ConnectionError as error:
                     raise ClientError("the client is gone") from error
+            head = await self._next_head(connection)
 
     async def _next_head(self, connection: UpstreamConnection) -> ResponseHead:
         """The first-byte clock runs only once the whole request is out; a slow upload is not the upstream's fault."""
         sending = connection.sending
         if sending is None:
-            return await connection.head(self._settings.first_byte_timeout_seconds)
+            return await connection.head(self._first_byte_timeout)
         while not sending.done():
-            waiting = asyncio.ensure_future(connection.head(_FOR_EVER))  # noqa: TID251 — awaited right here
+            waiting = asyncio.ensure_future(connection.head(None))  # noqa: TID251 — awaited right here
             try:
                 await asyncio.wait({waiting, sending}, return_when=asyncio.FIRST_COMPLETED)
                 if waiting.done():
@@ -143,7 +111,7 @@ class Sender:
                 waiting.cancel()
         if not sending.cancelled() and (error := sending.result()) is not None:
             raise error
-        return await connection.head(self._settings.first_byte_timeout_seconds)
+        return await connection.head(self._first_byte_timeout)
 
     async def _send_whole(self, connection: UpstreamConnection, body: bytes) -> ProxyError | None:
         """Send a body that is here. Returns what went wrong."""
@@ -164,7 +132,7 @@ class Sender:
         """
         if not ready.is_set():
             try:
-                async with asyncio.timeout(self._settings.expect_timeout_seconds):
+                async with asyncio.timeout(self._expect_timeout):
                     await ready.wait()
             except TimeoutError:
                 ready.set()  # RFC 9110 §10.1.1: a client does not wait for ever
