@@ -146,6 +146,10 @@ class Resource:
             got = await client.ask(head + (body or b""), method=method)
         return _answer(got, len(self.seen) - before)
 
+    async def purge(self, *, soft: bool = False) -> None:
+        """Purge it by its URL, as an operator does; return once the purge is acknowledged."""
+        await self.cache.purge(url=self.url, soft=soft)
+
 
 def _answer(got: RawResponse, asked: int) -> Answer:
     members = [part.strip() for line in got.all("Cache-Status") for part in line.split(",")]
@@ -176,6 +180,11 @@ class CacheUnderTest:
         if scripts:
             one.answers(*scripts)
         return one
+
+    async def purge(self, **order: Any) -> None:
+        """`POST /admin/cache/invalidate` with `order`; return once it is acknowledged."""
+        status, document = await self.running.admin("POST", "/admin/cache/invalidate", order)
+        assert status == 200, document
 
 
 @asynccontextmanager
