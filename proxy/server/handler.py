@@ -12,7 +12,6 @@ import secrets
 from typing import cast
 
 import structlog
-from aiohttp import web
 
 from proxy.clock import Clock
 from proxy.errors import ClientError, ProxyError
@@ -26,10 +25,11 @@ from proxy.server.counters import ServerCounters
 from proxy.server.fast_lane import Caller, FastLane
 from proxy.server.inbound import RequestBody, RequestReader, wanted_protocol
 from proxy.server.protocol import ClientGoneError, Connection
+from proxy.server.raw import RawRequest
 from proxy.server.reply import Reply, ReplyTools
 from proxy.server.settings import ServerSettings
 from proxy.server.writer import BodySender, ResponseWriter, UnwritableResponseError
-from proxy.server.written import CLOSES, GOES_ON
+from proxy.server.written import CLOSES, GOES_ON, Written
 
 _log = structlog.get_logger("server")
 
@@ -134,8 +134,8 @@ class Handler:
         _log.info("request refused", status=error.status_hint, detail=error.detail)
         return error_response(error)
 
-    async def __call__(self, raw: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; see `aiohttp.web.Server`."""
+    async def __call__(self, raw: RawRequest) -> Written:
+        """Answer one request; see `ProxyServer`."""
         connection = cast("Connection", raw.protocol)
         self._counters.in_flight += 1
         self._quiet.clear()
@@ -155,7 +155,7 @@ class Handler:
             await connection.linger()  # the client may not know yet that it is to send no more
         return CLOSES
 
-    async def _serve(self, raw: web.BaseRequest, connection: Connection) -> bool:
+    async def _serve(self, raw: RawRequest, connection: Connection) -> bool:
         """Answer `raw`; whether the connection can go on."""
         received = self._clock.monotonic()
         reply_key, connection.reply_key = connection.reply_key, b""
@@ -191,7 +191,7 @@ class Handler:
         finally:
             await close_body(request.body)
 
-    async def _send_refusal(self, raw: web.BaseRequest, connection: Connection, response: Response) -> bool:
+    async def _send_refusal(self, raw: RawRequest, connection: Connection, response: Response) -> bool:
         frame = self._writer.frame(
             response,
             method=raw.method,

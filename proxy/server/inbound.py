@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from aiohttp import web
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 from typing_extensions import override
@@ -19,6 +18,7 @@ from proxy.http.body import Body, BodyStream
 from proxy.http.headers import HOP_BY_HOP, PROXY_FIELDS, connection_options, split_list, via
 from proxy.http.message import Request
 from proxy.server.forwarding import Forwarding, peer_address
+from proxy.server.raw import RawRequest
 from proxy.server.refusals import NotImplementedRequestError, RequestTimeoutError, VersionNotSupportedError
 from proxy.server.settings import ServerSettings
 
@@ -139,7 +139,7 @@ class RequestReader:
         self._make_id = make_id
         self.forwarding = Forwarding(settings.trusted_proxies, settings.trusted_fields)
 
-    def read(self, raw: web.BaseRequest, send: Callable[[bytes], None]) -> tuple[Request, str]:
+    def read(self, raw: RawRequest, send: Callable[[bytes], None]) -> tuple[Request, str]:
         """The request, and its id.
 
         Args:
@@ -183,7 +183,7 @@ class RequestReader:
         """`received`, from a trusted peer, if it can be one; else a new one."""
         return received if _SANE_ID.fullmatch(received) else self._make_id()
 
-    def _body(self, raw: web.BaseRequest, version: tuple[int, int], send: Callable[[bytes], None]) -> Body:
+    def _body(self, raw: RawRequest, version: tuple[int, int], send: Callable[[bytes], None]) -> Body:
         coding = raw.headers.get("Transfer-Encoding")
         if coding is not None:
             if version < (1, 1):
@@ -210,7 +210,7 @@ class RequestReader:
         )
 
 
-def wanted_protocol(raw: web.BaseRequest, allowed: tuple[str, ...]) -> str | None:
+def wanted_protocol(raw: RawRequest, allowed: tuple[str, ...]) -> str | None:
     """The protocol that the client asks to switch to, if it is one that may be tunnelled (RFC 9110 §7.8)."""
     offer = raw.headers.get("Upgrade")
     if offer is None or raw.version != (1, 1):
@@ -224,7 +224,7 @@ def wanted_protocol(raw: web.BaseRequest, allowed: tuple[str, ...]) -> str | Non
     return None
 
 
-def _host_and_target(raw: web.BaseRequest, scheme: str) -> tuple[str, str]:
+def _host_and_target(raw: RawRequest, scheme: str) -> tuple[str, str]:
     target = raw.raw_path
     if target.startswith("/") or target == "*":
         return _host_field(raw, scheme), target
@@ -240,7 +240,7 @@ def _host_and_target(raw: web.BaseRequest, scheme: str) -> tuple[str, str]:
     return host, rest
 
 
-def _host_field(raw: web.BaseRequest, scheme: str) -> str:
+def _host_field(raw: RawRequest, scheme: str) -> str:
     field = raw.headers.get("Host")
     if field is None:  # HTTP/1.0; aiohttp's parser demands it of HTTP/1.1
         name = raw.protocol.sockname

@@ -30,9 +30,11 @@ from typing_extensions import override
 from proxy.errors import ProxyError
 from proxy.server.fast_lane import Caller, FastLane
 from proxy.server.forwarding import peer_address
+from proxy.server.raw import PlainRequest, RawRequest
 from proxy.server.refusals import RequestTimeoutError, TooManyConnectionsError, of_parser
 from proxy.server.settings import ServerSettings
 from proxy.server.written import Written
+from proxy.tasks import Tasks
 
 SUPPORTED_AIOHTTP: Final = (3, 14)
 LINGER_SECONDS: Final = 5.0
@@ -122,7 +124,9 @@ class Connection(web.RequestHandler):
         "_seam",
         "_server",
         "_settings",
+        "_short",
         "_socket_transport",
+        "_tasks",
         "_timer",
         "_writable",
         "caller",
@@ -163,6 +167,9 @@ class Connection(web.RequestHandler):
         self._lane = None if server.draining else server.lane
         self.caller: Caller | None = None
         self._at_boundary = False
+        # For the short path; without the lane, aiohttp handles everything.
+        self._tasks = server.tasks if server.lane is not None else None
+        self._short: asyncio.Task[None] | None = None
         self.reply_key = b""  # of the request in hand, if its answer is wanted there
 
     @property
@@ -202,6 +209,8 @@ class Connection(web.RequestHandler):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
         self._server.forget(self)
+        if self._short is not None:
+            self._short.cancel()
         super().connection_lost(exc)
         self._socket_transport = None
 
@@ -280,9 +289,55 @@ class Connection(web.RequestHandler):
     def _feed(self, data: bytes, *, at_boundary: bool) -> None:
         before = self._request_count
         certain = at_boundary and not self._buffer_paused and not self._reading_paused  # the parser then holds nothing
+        waiter, self._waiter = self._waiter, None  # aiohttp would wake its handler: `_hand_over` does, if need be
         super().data_received(data)
+        self._waiter = waiter
         if self._request_count > before:
             self._message_arrived(certain=certain and self._request_count == before + 1)
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the first message that waits to whoever is to handle it, unless another is in hand.
+
+        A request without a body takes the short path: our handler in a task, and nothing of aiohttp's around it.
+        """
+        waiter = self._waiter
+        if self._short is not None or not self._messages or waiter is None or waiter.done():
+            return  # aiohttp looks for itself when it has finished what it has in hand
+        message, payload = self._messages[0]
+        if self._tasks is None or payload is not EMPTY_PAYLOAD or isinstance(message, _ErrInfo) or message.upgrade:
+            waiter.set_result(None)
+            return
+        self._messages.popleft()
+        request = PlainRequest(
+            message.method,
+            message.path,
+            message.headers,
+            message.version,
+            not message.should_close,
+            self,
+            self.transport,
+        )
+        self._short = self._tasks.start("request", self._answer(request))
+        # As aiohttp does for what it takes. It may parse what was held back, and come here again.
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    async def _answer(self, request: PlainRequest) -> None:
+        try:
+            written = await self._server.answer(request)
+        except Exception as error:  # noqa: BLE001 — our mistake, whatever it is
+            _log.error("request handler failed", exc_info=error)
+            self.reset()
+            return
+        finally:
+            self._short = None
+        if not written.keep_alive:
+            self.force_close()
+        else:
+            self._hand_over()
 
     def _message_arrived(self, *, certain: bool) -> None:
         """Look at the newest message. `certain`: its head ended where the data did that was fed."""
@@ -522,7 +577,7 @@ class ProxyServer(web.Server):
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        handler: Callable[[RawRequest], Awaitable[Written]],
         *,
         settings: ServerSettings,
         refuse: Callable[[ProxyError], bytes],
@@ -530,6 +585,8 @@ class ProxyServer(web.Server):
         caller: Callable[[str], Caller] | None = None,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
+        self.answer = handler
+        self.tasks = Tasks()
         self.refuse = refuse
         self.lane = lane if caller is not None else None
         self._caller = caller

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from aiohttp import web
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError
@@ -18,6 +17,7 @@ from proxy.server.counters import ServerCounters
 from proxy.server.fast_lane import FastLane
 from proxy.server.inbound import RequestBody, discard
 from proxy.server.protocol import ClientGoneError, Connection
+from proxy.server.raw import RawRequest
 from proxy.server.settings import ServerSettings
 from proxy.server.tunnel import ClientChannel, TunnelRun
 from proxy.server.writer import BodySender, Frame, Framing, ResponseWriter, UnwritableResponseError
@@ -40,7 +40,7 @@ class ReplyTools:
     lane: FastLane | None
 
 
-def may_keep_alive(raw: web.BaseRequest, connection: Connection, body: Body, max_unread_bytes: int) -> bool:
+def may_keep_alive(raw: RawRequest, connection: Connection, body: Body, max_unread_bytes: int) -> bool:
     """Whether a further request can follow: the client wants it, and what is left of the body can be read away."""
     if not raw.keep_alive or connection.must_close:
         return False
@@ -66,7 +66,7 @@ class Reply:
     def __init__(
         self,
         tools: ReplyTools,
-        raw: web.BaseRequest,
+        raw: RawRequest,
         connection: Connection,
         request: Request,
         exchange: Exchange,

@@ -21,8 +21,9 @@ from proxy.server import protocol
 
 SERVER = Path(protocol.__file__).parent
 FIELDS = {
-    "_buffer_paused", "_close", "_current_request", "_force_close", "_loop", "_message_tail", "_messages", "_parser",
-    "_paused", "_payload_parser", "_reading_paused", "_request_count", "_upgraded",
+    "_buffer_paused", "_close", "_current_request", "_force_close", "_loop", "_message_tail", "_messages",
+    "_msg_queue_resume_size", "_parser", "_paused", "_payload_parser", "_reading_paused", "_request_count", "_upgraded",
+    "_waiter",
 }  # fmt: skip
 METHODS = {"_resume_reading_if_drained", "_resume_transport_reading"}
 

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from aiohttp import web
 from typing_extensions import override
 
 from proxy.errors import ProxyError
 from proxy.server.protocol import ClientGoneError, Connection, ProxyServer, WriteTimeoutError
+from proxy.server.raw import RawRequest
 from proxy.server.settings import ServerSettings
-from proxy.server.written import GOES_ON
+from proxy.server.written import GOES_ON, Written
 from tests.support.raw_client import request
 
 
@@ -68,7 +68,7 @@ class Bench:
 
     def __init__(self, **settings: object) -> None:
         self.seen: list[str] = []
-        self.handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = self.answer
+        self.handler: Callable[[RawRequest], Awaitable[Written]] = self.answer
         self.server = ProxyServer(
             self.handle,
             settings=ServerSettings.model_validate(settings),
@@ -78,10 +78,10 @@ class Bench:
         self.connection = self.server()
         self.connection.connection_made(self.transport)
 
-    async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, raw: RawRequest) -> Written:
         return await self.handler(raw)
 
-    async def answer(self, raw: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, raw: RawRequest) -> Written:
         self.seen.append(raw.raw_path)
         assert isinstance(raw.protocol, Connection)
         raw.protocol.send(b"ok ")
@@ -229,7 +229,7 @@ async def test_lingering_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_handler_that_raises_ends_the_connection() -> None:
     bench = Bench()
 
-    async def fail(raw: web.BaseRequest) -> web.StreamResponse:
+    async def fail(raw: RawRequest) -> Written:
         raise RuntimeError("bug")
 
     bench.handler = fail
