@@ -238,6 +238,12 @@ class Explainer:
     # The fetch that would follow.
 
     def _fetch_steps(self, decision: Decision, key: FlightKey) -> Iterator[Check]:
+        if isinstance(decision, Hit) and self._settings.early_refresh_beta:
+            yield Check(
+                step="early refresh",
+                outcome="Now and then such a request refreshes it in the background ahead of its time (XFetch): the "
+                "likelier, the nearer its end and the slower the origin.",
+            )
         if isinstance(decision, Hit | Unsatisfiable):
             return
         now = self._services.clock.monotonic()

@@ -251,7 +251,8 @@ class Cache(Plugin[CacheSettings]):
 
     def _terms(self, request: Request, place: Place, entry: Entry, report: CacheReport) -> HitTerms | None:
         """The terms under which a hit may be given again; None: it may not."""
-        if not may_replay(request, entry, place.marker, self._rules.fields):
+        alike = self.settings.cache_status_clients is None
+        if not alike or not may_replay(request, entry, place.marker, self._rules.fields):
             return None
         stored = entry.stored
         origin_seconds = max(0.0, stored.response_time - stored.request_time)
@@ -447,7 +448,7 @@ class Cache(Plugin[CacheSettings]):
         if place is not None:
             report = report.with_key(place.key.primary)
         exchange.cache = report
-        if self._status_field is not None:
+        if self._status_field is not None and self.settings.tells(exchange.request.client):
             exchange.response_fields.append(("Cache-Status", self._status_field(report)))
 
     @override

@@ -1,8 +1,9 @@
 """The settings of the cache plugin."""
 
+from ipaddress import ip_address
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, IPvAnyNetwork
 
 from plugins.cache.asking import FieldRule
 from proxy.pipeline.plugin import PluginSettings
@@ -48,6 +49,8 @@ class CacheSettings(PluginSettings):
             side by side.
         retry_seconds: how long after a failed refresh a stale response is served before the origin is tried again.
         cache_status: say in `Cache-Status` what was done (RFC 9211).
+        cache_status_clients: networks of the clients that are told; None: all are. Where it is set, each client has its
+            answer made anew, for what one is told is not for another.
         cache_status_key: tell the key there.
     """
 
@@ -75,7 +78,18 @@ class CacheSettings(PluginSettings):
     uncacheable_seconds: Seconds = 10.0
     retry_seconds: Seconds = 2.0
     cache_status: bool = True
+    cache_status_clients: tuple[IPvAnyNetwork, ...] | None = None
     cache_status_key: bool = False
+
+    def tells(self, client: str) -> bool:
+        """Whether Cache-Status is for the client with this address; one without an address is in no network."""
+        if not self.cache_status or self.cache_status_clients is None:
+            return self.cache_status
+        try:
+            address = ip_address(client.partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self.cache_status_clients)
 
     def policy_options(self) -> PolicyOptions:
         """What the policy is to know of these."""

@@ -113,6 +113,18 @@ async def test_variants_are_listed_and_the_selected_one_marked() -> None:
     assert any("accept-language" in step["outcome"] for step in told["steps"])
 
 
+async def test_that_a_fresh_response_may_be_refreshed_early_is_told() -> None:
+    def eager(services: Services) -> Sequence[Plugin[Any]]:
+        return [Cache(CacheSettings(early_refresh_beta=1.0), services)]
+
+    for made, said in ((plugins, False), (eager, True)):
+        async with bench(plugins=made, script=origin) as port:
+            await port.driven.get("/fresh")
+            told = await ask(port, "/fresh")
+        assert told["verdict"] == "hit"
+        assert any(step["step"] == "early refresh" for step in told["steps"]) is said
+
+
 async def test_a_purge_is_told() -> None:
     async with bench(plugins=plugins, script=origin) as port:
         await port.driven.get("/fresh")

@@ -594,6 +594,24 @@ class TestStandingAside:
         async with cached(Origin(FRESH), cache_status=False) as h:
             assert (await h.get("/a")).header("Cache-Status") is None
 
+    @pytest.mark.parametrize(
+        ("client", "told"), [("192.0.2.1", True), ("198.51.100.1", False), ("2001:db8::1%eth0", True), ("", False)]
+    )
+    async def test_cache_status_may_be_for_some_clients_alone(self, client: str, told: bool) -> None:
+        async with cached(Origin(FRESH), cache_status_clients=("192.0.2.0/24", "2001:db8::/32")) as h:
+            for _ in range(2):
+                assert ((await h.get("/a", client=client)).header("Cache-Status") is not None) is told
+
+    async def test_an_answer_that_is_not_for_all_to_see_is_not_kept_to_be_given_again(self) -> None:
+        kept = []
+        for clients in (None, ("192.0.2.0/24",)):
+            async with cached(Origin(FRESH), cache_status_clients=clients) as h:
+                await h.get("/a")
+                exchange, got = await h.pipeline.handle(request("GET", "/a"), request_id="test", wants_replay=True)
+                kept.append(exchange.replay is not None)
+                await h.finish(exchange, got)
+        assert kept == [True, False]
+
     async def test_the_key_is_told_when_asked_for(self) -> None:
         async with cached(Origin(FRESH), cache_status_key=True) as h:
             assert 'key="GET http://example.test/a"' in ((await h.get("/a")).header("Cache-Status") or "")
