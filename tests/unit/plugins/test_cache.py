@@ -389,6 +389,34 @@ class TestCollapse:
         assert {answer.body for answer in answers} == {b"answer 1"}
         assert sum(answer.exchange.cache.collapsed for answer in answers) == 499
 
+    @pytest.mark.parametrize("state", ["cold", "stale", "purged", "soft purged"])
+    async def test_a_crowd_is_one_request_and_ends_with_the_client_that_caused_it(self, state: str) -> None:
+        def make(asked: Request, number: int) -> Response:
+            return response(200, str(number).encode(), {**FRESH, "ETag": f'"{number}"'})
+
+        origin, before = Origin({}, make=make), 0
+        async with cached(origin) as h:
+            if state != "cold":
+                await h.get("/a")
+                before = 1
+            if state == "stale":
+                h.clock.advance(61)
+            elif state != "cold":
+                await h.services.invalidations.append(PurgeScope.URL, "http://example.test/a", soft=state != "purged")
+            origin.gate = asyncio.Event()
+            crowd = [asyncio.ensure_future(h.get("/a")) for _ in range(500)]
+            await settle()
+            assert origin.asked == before + 1
+            origin.gate.set()
+            await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(5):  # turns of the loop: nobody looks again from time to time
+                await asyncio.sleep(0)
+            assert all(one.done() for one in crowd)
+            answers = [one.result() for one in crowd]
+        assert {one.body for one in answers} == {str(before + 1).encode()}
+        assert sum(one.exchange.cache.collapsed for one in answers) == 499
+        assert origin.asked == before + 1
+
     async def test_a_stream_reaches_all_as_it_arrives(self) -> None:
         async with cached(Origin({}, make=lambda _, n: response(200, ChunkStream([b"a", b"b", b"c"]), FRESH))) as h:
             answers = await asyncio.gather(*(h.get("/a") for _ in range(50)))
