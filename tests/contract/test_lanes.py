@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
@@ -165,6 +166,26 @@ def requests(draw: st.DrawFn) -> bytes:
     return head.encode("latin-1") + body
 
 
+PLAIN: Final = b"GET /text HTTP/1.1\r\nHost: example.com\r\n\r\n"
+HIDING: Final = (
+    b"GET /tagged HTTP/1.1\r\nX: ",
+    b"GET /tagged HTTP/1.1\r\nX-Other: a\r\n ",
+    b"GET /tagged HTTP/1.1\r\nHost: other\r\nCookie: a\r\n",
+    b"PUT /none HTTP/1.1\r\nHost: example.com\r\nContent-Length: %d\r\n\r\n",
+    b"GET /none HTTP/1.1\r\nHost: example.com\r\nContent-Length: %d\r\n\r\n",
+    b"PUT /none HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n",
+    b"PUT /none HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n\r\n\r\n\r\n%x\r\n",
+    b"PUT /none HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    b"GET /none HTTP/1.1\r\nHost: example.com\r\nUpgrade: x\r\nConnection: upgrade\r\nContent-Length: %d\r\n\r\n",
+    b"\r\n",
+)
+"""What may stand before a whole request so that it is none, or is one all the same."""
+
+
+def hiding(how: bytes, data: bytes) -> bytes:
+    return how % len(data) if b"%" in how else how
+
+
 @st.composite
 def streams(draw: st.DrawFn) -> list[Chunk]:
     """What one connection brings: some requests, several of them many times, cut anywhere."""
@@ -177,8 +198,13 @@ def streams(draw: st.DrawFn) -> list[Chunk]:
     pending = b""
     for data in chosen:
         pending += data
-        how = draw(st.sampled_from(["whole"] * 10 + ["cut", "cut", "joined"]))
+        how = draw(st.sampled_from(["whole"] * 10 + ["cut", "cut", "joined", "hidden"]))
         if how == "joined":
+            continue
+        if how == "hidden":
+            chunks.append(Chunk(pending + hiding(draw(st.sampled_from(HIDING)), data), draw(st.booleans())))
+            pending = b""
+            chunks.append(Chunk(data, draw(st.booleans())))
             continue
         cuts = sorted(draw(st.lists(st.integers(0, len(pending)), max_size=3))) if how == "cut" else []
         for start, end in zip([0, *cuts], [*cuts, len(pending)], strict=True):
@@ -220,7 +246,6 @@ async def compared(connections: Sequence[tuple[str, Sequence[Chunk]]], **more: o
         return fast.hits
 
 
-PLAIN: Final = b"GET /text HTTP/1.1\r\nHost: example.com\r\n\r\n"
 PEERS: Final = st.sampled_from(["192.0.2.1", "192.0.2.1", "192.0.2.2", "10.0.0.1"])
 
 
@@ -232,3 +257,16 @@ PEERS: Final = st.sampled_from(["192.0.2.1", "192.0.2.1", "192.0.2.2", "10.0.0.1
 def test_with_and_without_the_lane_every_byte_is_the_same(connections: list[tuple[str, list[Chunk]]]) -> None:
     hits = asyncio.run(compared(connections))
     event("the lane answered " + ("none" if not hits else "some" if hits < 6 else "many"))
+
+
+@pytest.mark.parametrize("how", HIDING)
+@pytest.mark.parametrize("waiting", [b"", b"GET /tagged HTTP/1.1\r\nHost: example.com\r\n\r\n"])
+@pytest.mark.parametrize("settled", [False, True])
+async def test_a_known_head_is_no_request_where_it_belongs_to_something_else(
+    how: bytes, waiting: bytes, settled: bool
+) -> None:
+    known = [Chunk(PLAIN)] * 4
+    around = [Chunk(waiting), Chunk(hiding(how, PLAIN), settled=False), Chunk(PLAIN, settled)]
+    assert await compared([("192.0.2.1", [*known, *around, Chunk(PLAIN), *known])]) >= 2
+    joined = [Chunk(waiting + hiding(how, PLAIN)), Chunk(PLAIN, settled), Chunk(b"\r\n0\r\n\r\n", settled)]
+    assert await compared([("192.0.2.1", [*known, *joined, Chunk(PLAIN), *known])]) >= 2
