@@ -42,6 +42,8 @@ ROUTES: Final[Mapping[str, Mapping[str, Any]]] = {
     "ignore-query": {"ignore_query": ["utm_*"], "sort_query": True},
     "whole": {"store_parts": False},
     "swr": {"stale_while_revalidate_seconds": 600},
+    "patient": {"stale_if_error_seconds": 600, "retry_seconds": 600},
+    "early": {"early_refresh_beta": 100},
     "sie": {"stale_if_error_seconds": 600, "retry_seconds": 0},
     "body": {"body_methods": ["POST", "QUERY"], "max_request_body_bytes": 1000},
     "quiet": {"cache_status": False},

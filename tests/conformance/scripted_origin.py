@@ -24,6 +24,7 @@ class Framing(Enum):
     CLOSE = "the connection's end, HTTP/1.0 and HTTP/1.1"
     SHORT = "Content-Length, and the connection ends before it"
     CUT = "chunked, and the connection ends without the last chunk"
+    NOTHING = "the connection ends without a response"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,8 @@ class ScriptedOrigin:
             answer = script if isinstance(script, Reply) else script(request)
             if answer.until is not None:
                 await answer.until.wait()
+            if answer.framing is Framing.NOTHING:
+                return
             body = answer.body if answer.body is not None else f"{request.target} #{len(seen)}".encode()
             writer.write(answer.before + _wire(answer, body, is_head=request.method == "HEAD"))
             await writer.drain()
@@ -158,7 +161,7 @@ def _wire(answer: Reply, body: bytes, *, is_head: bool) -> bytes:
                 lines.append(f"Content-Length: {len(body) + 10}")
             case Framing.CLOSE:
                 lines.append("Connection: close")
-            case Framing.LENGTH:
+            case Framing.LENGTH | Framing.NOTHING:
                 pass
     head = "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
     return head + body if has_body else head
