@@ -200,14 +200,19 @@ class Tally:
     """How many records in memory each purge touched, counted while someone wants to know.
 
     The store applies a purge before this does: it has subscribed to the log first.
+
+    Args:
+        remembered: of how many purges the counts are kept all the time, for those that come through a shared log
+            before somebody asks.
     """
 
-    __slots__ = ("_before", "_counts", "_store", "_watchers")
+    __slots__ = ("_before", "_counts", "_remembered", "_store", "_watchers")
 
-    def __init__(self, store: TieredStore) -> None:
+    def __init__(self, store: TieredStore, *, remembered: int = 0) -> None:
         self._store = store
+        self._remembered = remembered
         self._watchers = 0
-        self._before = (0, 0)
+        self._before = self._totals()
         self._counts: dict[int, tuple[int, int]] = {}
         store.log.subscribe(self._applied)
 
@@ -216,12 +221,14 @@ class Tally:
         return l1["purged"], l1["softened"]
 
     def _applied(self, purge: Purge | None) -> None:
-        if not self._watchers:
+        if not self._watchers and not self._remembered:
             return
         now, before = self._totals(), self._before
         self._before = now
         if purge is not None:
             self._counts[purge.id] = (now[0] - before[0], now[1] - before[1])
+        if not self._watchers:
+            self._forget()
 
     async def append(self, scope: PurgeScope, value: str, *, soft: bool) -> tuple[Appended, int, int]:
         """Append a purge; what became of it, and how many records it dropped and softened here."""
@@ -237,7 +244,7 @@ class Tally:
 
     @asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:
-        if not self._watchers:
+        if not self._watchers and not self._remembered:  # else it is up to date: only purges change it
             self._before = self._totals()
         self._watchers += 1
         try:
@@ -245,7 +252,11 @@ class Tally:
         finally:
             self._watchers -= 1
             if not self._watchers:
-                self._counts.clear()
+                self._forget()
+
+    def _forget(self) -> None:
+        while len(self._counts) > self._remembered:
+            del self._counts[next(iter(self._counts))]
 
 
 class CacheControls:

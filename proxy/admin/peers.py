@@ -12,7 +12,7 @@ from proxy.admin.target import ReloadReport
 from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 
-ASK_SECONDS: Final = 2.0
+ASK_SECONDS: Final = 3.0
 """How long a worker may take to answer. One whose event loop turns answers within milliseconds."""
 
 PeerState = Literal["starting", "ready", "draining", "dead"]

@@ -4,7 +4,7 @@ They are reached through a Unix socket that only the user of the sidecar can ope
 """
 
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import orjson
 from pydantic import BaseModel, JsonValue, RootModel
@@ -28,7 +28,9 @@ from proxy.metrics.exposition import process_families
 from proxy.metrics.snapshot import take_snapshot
 from proxy.storage.invalidation_log import Appended, Purge, PurgeScope
 
-JSON_TYPE = "application/json"
+JSON_TYPE: Final = "application/json"
+REMEMBERED_PURGES: Final = 1024
+"""Of how many it is known what they dropped, when they come through the shared log before they are adopted."""
 
 
 class WorkerTarget(AdminTarget, Protocol):
@@ -96,7 +98,7 @@ class WorkerOperations:
 
     def __init__(self, target: WorkerTarget) -> None:
         self._target = target
-        self._tally = Tally(target.store)
+        self._tally = Tally(target.store, remembered=REMEMBERED_PURGES)
 
     def operations(self) -> Iterable[AnyOperation]:
         """The rows of the table."""

@@ -1,6 +1,7 @@
 """The port that all workers share, claimed before any of them starts."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Final
 from proxy.address import Address, remove_stale_socket
 from proxy.server.settings import ServerSettings
 
+_NO_SUCH_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 _V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
@@ -41,9 +43,15 @@ def claimed(settings: ServerSettings) -> Iterator[tuple[Address, socket.socket |
         port = listen.port
         for family, _, _, _, place in dict.fromkeys(places):
             where = (place[0], port, *place[2:])
-            if port and not settings.reuse_port:
-                _bound(family, where).close()
-            held = stack.enter_context(_bound(family, where, shared=True))
+            try:
+                if port and not settings.reuse_port:
+                    _bound(family, where).close()
+                held = stack.enter_context(_bound(family, where, shared=True))
+            except OSError as error:
+                # A machine without IPv6 resolves names to it all the same.
+                if error.errno in _NO_SUCH_FAMILY and len(places) > 1:
+                    continue
+                raise
             port = held.getsockname()[1]
         yield replace(listen, port=port), None
 

@@ -21,6 +21,8 @@ from proxy.supervisor.channel import Channel, Message
 FAILED: Final = 1
 MISUSED: Final = 2
 
+MAX_BODY_BYTES: Final = 64 << 20
+
 OPEN: Final = "open"
 READY: Final = "ready"
 LISTEN: Final = "listen"
@@ -73,7 +75,12 @@ class _Worker:
             server = server.model_copy(update={"listen": listen, "reuse_port": True})
         admin = values.admin.model_copy(
             # Who may call is checked at the supervisor's port; this one only the sidecar's own user can open.
-            update={"listen": Address(path=str(admin_socket)), "token": None, "token_file": None}
+            update={
+                "listen": Address(path=str(admin_socket)),
+                "token": None,
+                "token_file": None,
+                "max_body_bytes": MAX_BODY_BYTES,  # what callers send is limited there too; here come configurations
+            }
         )
         self._end = end
         self._directory = order["directory"]

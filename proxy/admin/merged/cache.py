@@ -10,11 +10,14 @@ from proxy.admin.cache import CacheStats, PurgeOrder, PurgesDone
 from proxy.admin.explain import Question
 from proxy.admin.merged.asking import NONE_ANSWERS, ask_each, ask_one, fit, none_answers
 from proxy.admin.operations import Answer, AnyOperation, Call, Empty, Operation, Problem, RefusedError, Reply
-from proxy.admin.peers import GoneError, Peer, Peers, SilentError, ask, ask_all
+from proxy.admin.peers import ASK_SECONDS, GoneError, Peer, Peers, SilentError, ask, ask_all
 from proxy.admin.worker import Touched
 from proxy.pipeline.explanation import Explanation
 from proxy.pipeline.merging import add
 from proxy.storage.breaker import TierState
+
+SECONDS_PER_PURGE: Final = 0.02
+"""How much longer a worker may take for each record: a log on a disk waits for the disk."""
 
 # What all workers see of the one thing that they share, and each counts whole.
 _SHARED_L2: Final = frozenset({"records", "bytes", "max_bytes"})
@@ -88,6 +91,7 @@ class MergedCache:
         from before, since it opens before it serves.
         """
         order = call.body.model_dump(mode="json", exclude_none=True)
+        seconds = ASK_SECONDS + SECONDS_PER_PURGE * sum(1 for _ in call.body.purges())
         silent: list[str] = []
         done: PurgesDone | None = None
         holding = set[asyncio.Event]()  # processes, by what marks their end
@@ -95,7 +99,7 @@ class MergedCache:
             process = peer.gone
             try:
                 done = PurgesDone.model_validate_json(
-                    fit(await ask(peer, "POST", "/admin/cache/invalidate", order)).data
+                    fit(await ask(peer, "POST", "/admin/cache/invalidate", order, seconds=seconds)).data
                 )
             except SilentError:
                 silent.append(peer.name)
@@ -111,7 +115,7 @@ class MergedCache:
         known = {"purges": [_known(purge) for purge in done.model_dump(mode="python")["purges"]]}
         while others := [peer for peer in self._open() if peer.gone not in holding and peer.name not in silent]:
             holding.update(peer.gone for peer in others)
-            told, mute = await ask_all(others, lambda peer: ask(peer, "POST", "/worker/adopt", known))
+            told, mute = await ask_all(others, lambda peer: ask(peer, "POST", "/worker/adopt", known, seconds=seconds))
             silent += mute
             for name, one in told.items():
                 if one.status == 200:

@@ -32,8 +32,8 @@ from proxy.admin.operations import (
 )
 from proxy.admin.peers import Peers, Told, ask, ask_all
 
-PROBE_SECONDS: Final = 0.5
-"""How long a worker may take to say that it is ready: probes themselves often wait for no more than a second."""
+PROBE_SECONDS: Final = 0.9
+"""How long a worker may take to say that it is ready: Kubernetes waits for a probe for a second by default."""
 
 State = Literal["starting", "ready", "draining", "dead", "silent"]
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from proxy.storage.invalidation_log import Appended, PurgeScope
+from proxy.admin.cache import Tally
+from proxy.storage.invalidation_log import Appended, Purge, PurgeScope
 from proxy.storage.memory_log import MemoryLog
 from tests.support.admin import AdminBench, bench
 from tests.support.records import entry, key
@@ -175,3 +176,21 @@ async def test_stats_before_any_request_have_no_ratio() -> None:
         document = (await admin.get("/admin/cache/stats")).document
         assert document["routes"] == {}
         assert document["tiers"]["l1"]["hit_ratio"] is None
+
+
+async def test_what_a_purge_dropped_before_it_is_adopted_is_remembered_for_the_last_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def known_already(_: MemoryLog, appended: Appended) -> Purge:
+        return appended.purge  # as a shared log whose follower was quicker
+
+    monkeypatch.setattr(MemoryLog, "adopt", known_already)
+    async with bench() as admin:
+        store = admin.target.store
+        tally = Tally(store, remembered=2)
+        appended = []
+        for name in ("/a", "/b", "/c"):
+            await fill(admin, name)
+            url = f"http://example.test{name}"
+            appended.append(await store.log.append(PurgeScope.URL, url))
+        assert [await tally.adopt(one) for one in appended] == [(0, 0), (1, 0), (1, 0)]
