@@ -18,6 +18,7 @@ from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import SERVER_MADE, Arrival, ReplayPart
 
+_CHANGING: Final = ("request_id", "client", "duration_ms", "first_byte_ms")
 _MASK: Final = "***"
 _SEPARATOR: Final = re.compile("([&;])")  # some servers part parameters at ";" too
 # W3C Trace Context §3.2.2: version, trace-id, parent-id, flags. Version ff is invalid; versions after 00 may go on.
@@ -42,6 +43,36 @@ class AccessLogSettings(PluginSettings):
         "sig", "signature", "token", "x-amz-credential", "x-amz-security-token", "x-amz-signature",
     )  # fmt: skip
     request_headers: tuple[Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")], ...] = ()
+
+
+class _Replays:
+    """The lines of exchanges that are all alike, in pieces; with a trace and without one.
+
+    Args:
+        template: the line of one of them.
+        log_fields: request fields are logged too; then no line can be made ready.
+    """
+
+    __slots__ = ("_traced", "_untraced", "template")
+
+    def __init__(self, log: EventLogger, template: dict[str, object], *, log_fields: bool) -> None:
+        self.template = template
+        bare = {key: value for key, value in template.items() if key != "trace_id"}
+        self._untraced = None if log_fields else log.prepare(bare, _CHANGING)
+        self._traced = None if log_fields else log.prepare(bare, (*_CHANGING, "trace_id"))
+
+    def write(self, arrival: Arrival, duration: float, trace: str | None) -> bool:
+        """Write the line of one more; whether that was done."""
+        milliseconds = duration * 1000
+        if trace is None:
+            if self._untraced is None:
+                return False
+            self._untraced.write(arrival.id, arrival.client, milliseconds, milliseconds)
+        else:
+            if self._traced is None:
+                return False
+            self._traced.write(arrival.id, arrival.client, milliseconds, milliseconds, trace)
+        return True
 
 
 class AccessLog(Plugin[AccessLogSettings]):
@@ -85,26 +116,28 @@ class AccessLog(Plugin[AccessLogSettings]):
             return None
         if not SERVER_MADE.isdisjoint(name.lower() for name in self.settings.request_headers):
             return ReplayPart(check=lambda _: None)  # the head does not tell what these fields say
-        line = self._line(exchange, outcome)
+        replays = _Replays(self._log, self._line(exchange, outcome), log_fields=bool(self.settings.request_headers))
 
         def record(arrival: Arrival, duration: float) -> None:
-            self._log_replay(line, arrival, duration)
+            if not self._is_picked(duration):
+                self._skipped += 1
+                return
+            self._written += 1
+            trace = _trace_id(arrival.field(b"traceparent"))
+            if not replays.write(arrival, duration, trace):
+                self._log_replay(replays.template, arrival, duration, trace)
 
         return ReplayPart(record=record)
 
-    def _log_replay(self, template: Mapping[str, object], arrival: Arrival, duration: float) -> None:
+    def _log_replay(self, template: Mapping[str, object], arrival: Arrival, duration: float, trace: str | None) -> None:
         """Log an exchange like the one that `template` is of."""
         assert self._log is not None
-        if not self._is_picked(duration):
-            self._skipped += 1
-            return
-        self._written += 1
         line = dict(template)
         line["request_id"] = arrival.id
         line["client"] = arrival.client
         line["duration_ms"] = line["first_byte_ms"] = _milliseconds(duration)
         line.pop("trace_id", None)
-        if (trace := _trace_id(arrival.field(b"traceparent"))) is not None:
+        if trace is not None:
             line["trace_id"] = trace
         if self.settings.request_headers:
             read = ((name.lower(), arrival.field(name.lower().encode())) for name in self.settings.request_headers)

@@ -176,10 +176,9 @@ class RateLimit(Plugin[RateLimitSettings]):
             if client is None or not limited:
                 # The kept answer has the fields that announce limits, or has not: another client needs another answer.
                 return "" if client is None and not limited else None
-            values = [None if header is None else arrival.field(header) for header in headers]
             keys = [
-                self._key_of(account, route, value, client)
-                for account, value in zip(self._accounts, values, strict=True)
+                self._key_of(account, route, None if header is None else arrival.field(header), client)
+                for account, header in zip(self._accounts, headers, strict=True)
             ]
             readings = self._take(keys, int(self._clock.monotonic() * NANOSECONDS))
             if not all(reading.granted for reading in readings):

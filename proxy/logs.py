@@ -7,8 +7,10 @@ import asyncio
 import logging
 import math
 import os
+import re
+import secrets
 import threading
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, Final, Literal, TextIO, TypeAlias
@@ -67,12 +69,12 @@ class _Stamp:
     """Puts time, level, logger and worker before what was logged."""
 
     def __init__(self, wall: Callable[[], float], worker: str | None) -> None:
-        self._wall = wall
+        self.wall = wall
         self._always = {} if worker is None else {"worker": worker}
 
     def __call__(self, logger: _Sink, level: str, event: EventDict) -> EventDict:
         return {
-            "timestamp": datetime.fromtimestamp(self._wall(), UTC),
+            "timestamp": datetime.fromtimestamp(self.wall(), UTC),
             "level": level,
             "logger": logger.name,
             "event": event.pop("event", ""),
@@ -195,6 +197,53 @@ class EventLogger:
         except structlog.DropEvent:
             return
         self._target.info(line)
+
+    def prepare(self, event: EventDict, changing: Sequence[str]) -> "PreparedLine | None":
+        """A line like `event` that is written again and again with other values under the keys `changing`.
+
+        Returns:
+            None where lines are no JSON. Good until logging is configured again.
+        """
+        stamp = next((one for one in self._processors if isinstance(one, _Stamp)), None)
+        if stamp is None or not isinstance(self._processors[-1], JsonRenderer):
+            return None
+        mark = secrets.token_hex(16)
+        line: Any = {**event, **{key: f"{mark}{key}" for key in changing}}
+        for processor in self._processors:
+            line = processor(self._target, "info", line)
+        pieces = re.split(rb'"timestamp":"[^"]*"|"%b[^"]*"' % mark.encode(), line)
+        return PreparedLine(pieces, stamp.wall, self._target.info) if len(pieces) == len(changing) + 2 else None
+
+
+class PreparedLine:
+    """A line of JSON but for its time and some values: what is the same each time is rendered once.
+
+    Args:
+        pieces: what stands around the time, and around each value.
+    """
+
+    __slots__ = ("_pieces", "_second", "_text", "_wall", "_write")
+
+    def __init__(self, pieces: Sequence[bytes], wall: Callable[[], float], write: Callable[[bytes], None]) -> None:
+        self._pieces = (pieces[0] + b'"timestamp":"', b'"' + pieces[1], *pieces[2:])
+        self._wall = wall
+        self._write = write
+        self._second = -1
+        self._text = b""
+
+    def write(self, *values: str | float) -> None:
+        """Write the line as of now, with `values` in the order of the keys."""
+        now = self._wall()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        start, *rest = self._pieces
+        line = [start, b"%b.%06dZ" % (self._text, (now - second) * 1_000_000), rest[0]]
+        for value, piece in zip(values, rest[1:], strict=True):
+            line.append(b"%.3f" % value if isinstance(value, float) else orjson.dumps(_plain(value, 0)))
+            line.append(piece)
+        self._write(b"".join(line))
 
 
 class Logs:

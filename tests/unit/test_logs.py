@@ -100,6 +100,39 @@ def test_event_logger_writes_what_a_bound_logger_would(pipe: Pipe) -> None:
     assert third[:1] != b"{"
 
 
+def test_prepared_line_is_the_line_that_the_event_logger_writes(pipe: Pipe) -> None:
+    event = {"event": "request", "target": '/"a\n', "id": "x", "status": 200, "took_ms": 0.0, "tier": "l1"}
+    with logs_to(pipe.write_fd):
+        log = EventLogger("access")
+        prepared = log.prepare(event, ("id", "took_ms"))
+        assert prepared is not None
+        for number in range(2):
+            log.info({**event, "id": f'"{number}"', "took_ms": 1.5})
+            prepared.write(f'"{number}"', 1.5)
+    written = objects(pipe.read_available())
+    assert written[0] == written[1] and written[2] == written[3]
+    assert [list(line) for line in written] == [list(written[0])] * 4
+
+
+@given(wall=st.floats(0, 4e9), text=st.text(alphabet=st.characters(), max_size=20), number=st.floats(0, 1e6))
+@settings(deadline=None, max_examples=50)
+def test_prepared_line_is_json_whatever_its_values(wall: float, text: str, number: float) -> None:
+    with open_pipe() as pipe:
+        with logs_to(pipe.write_fd, lambda: wall):
+            prepared = EventLogger("access").prepare({"event": "request", "id": "", "took_ms": 0.0}, ("id", "took_ms"))
+            assert prepared is not None
+            prepared.write(text, number)
+        (line,) = objects(pipe.read_available())
+    assert line["took_ms"] == pytest.approx(number, abs=0.0006)
+    assert line["id"] == text.encode("utf-8", "backslashreplace").decode()
+    assert datetime.fromisoformat(line["timestamp"]).timestamp() == pytest.approx(wall, abs=1e-5)
+
+
+def test_no_line_is_prepared_where_lines_are_for_people(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd, format="text"):
+        assert EventLogger("access").prepare({"event": "request", "id": ""}, ("id",)) is None
+
+
 def test_event_logger_knows_that_its_level_is_not_written(pipe: Pipe) -> None:
     with logs_to(pipe.write_fd, level="warning"):
         assert not EventLogger("access").enabled
