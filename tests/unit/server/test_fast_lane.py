@@ -227,6 +227,7 @@ def test_the_pattern_matches_its_names_alone(names: list[str], data: st.DataObje
     )
 )
 @example([b"GET / HTTP/1.1", b"\r\n", b"Host: a", b"\r\n", b"\r\n", b"Cookie: a", b"\r\n", b"x"])
+@example([b"GET / HTTP/1.1", b"\r\n", b"Cookie: a", b"\r\n", b" ", b"x", b"\r\n", b"\r\n"])
 def test_what_is_cut_out_are_whole_lines(pieces: list[bytes]) -> None:
     data = b"".join(pieces)
     kept, dropped = [], 0
