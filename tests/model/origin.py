@@ -83,7 +83,8 @@ class Origin:
         self.resources[url] = replace(self.resources[url], **changes)  # type: ignore[arg-type]  # drawn by name
 
     def new_version(self, url: str) -> None:
-        """Let the resource have another representation from now on."""
+        """Let the resource have another representation. A second passes: Last-Modified tells no shorter time."""
+        self.clock.advance(1)
         old = self.resources[url]
         self.resources[url] = replace(old, version=old.version + 1, modified=int(self.clock.wall()))
 

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from structlog.testing import capture_logs
 from typing_extensions import override
 
+from proxy.pipeline.exchange import CacheResult
 from proxy.storage import write_behind
 from proxy.storage.invalidation_log import PurgeScope
 from tests.model.origin import Delivery, Origin, Resource, fields_of
@@ -275,6 +276,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(path=st.sampled_from(PATHS), names=st.lists(st.sampled_from(list(MEANINGS)), max_size=2, unique=True))
     def origin_varies_otherwise(self, path: str, names: list[str]) -> None:
+        self.origin.new_version(BASE + path)  # what it has depends on other fields now
         self.origin.change(BASE + path, vary=tuple(names))
 
     @rule(
@@ -435,11 +437,11 @@ class CacheMachine(RuleBasedStateMachine):
         given = self.origin.given
         was_asked = [other for other in given[one.given_before :] if other.url == asked.url]
         status = answered.status
-        if asked.directive("only-if-cached") is not None:
+        refreshing = answered.exchange.cache.result is CacheResult.STALE  # for those who come later
+        if asked.directive("only-if-cached") is not None and not refreshing:
             assert len(given) == one.given_before, "the client forbids to ask the origin"
         if must is not None:
-            background = "stale" in answered.exchange.cache.result.value
-            assert background or not was_asked, f"{asked}: the origin was asked, though {must} is stored"
+            assert refreshing or not was_asked, f"{asked}: the origin was asked, though {must} is stored"
             assert status < 500, f"{asked}: an error, though {must} is stored"
         if status in {502, 504} or (status >= 500 and answered.body == b"trouble"):
             self._check_error(one, answered, now)
@@ -569,8 +571,8 @@ def _tried(max_examples: int) -> settings:
 
 
 TestWithoutL2 = NoL2.TestCase
-TestWithoutL2.settings = _tried(60)
+TestWithoutL2.settings = _tried(40)
 TestTwoSidecarsOverOneL2 = DictL2.TestCase
-TestTwoSidecarsOverOneL2.settings = _tried(60)
+TestTwoSidecarsOverOneL2.settings = _tried(40)
 TestWithLmdb = LmdbL2.TestCase
-TestWithLmdb.settings = _tried(20)
+TestWithLmdb.settings = _tried(15)
