@@ -195,8 +195,9 @@ class CacheMachine(RuleBasedStateMachine):
         seconds=st.sampled_from([0, 61, 301]),
         elapsed=st.sampled_from([0, 0, 3]),
         scope=st.sampled_from(["none", "none", "key", "url", "tag", "all"]),
+        tag=st.sampled_from(["t", "u"]),
         soft=some,
-        changes=st.booleans(),
+        changes=st.sampled_from(["nothing", "version", "tags"]),
     )
     def crowd_arrives_while_the_origin_is_slow(
         self,
@@ -205,8 +206,9 @@ class CacheMachine(RuleBasedStateMachine):
         seconds: int,
         elapsed: int,
         scope: str,
+        tag: str,
         soft: bool,
-        changes: bool,
+        changes: str,
     ) -> None:
         """One asks; the resource changes, and is purged perhaps; the others ask; the origin answers; all ask again."""
         made = [
@@ -214,13 +216,15 @@ class CacheMachine(RuleBasedStateMachine):
             for fields, credentials, sidecar in crowd
         ]
         self.clock.advance(seconds)
+        if changes == "tags":
+            self.origin.change(BASE + path, tags=("u",))
         self.origin.open.clear()
         self._send(*made[0])
-        if changes:
+        if changes == "version":
             self.origin.new_version(BASE + path)
         self.clock.advance(elapsed)
         if scope != "none":
-            self._purge(scope, path, "t", soft=soft)
+            self._purge(scope, path, tag, soft=soft)
         for one in made[1:]:
             self._send(*one)
         self.origin.open.set()
