@@ -16,6 +16,7 @@ from typing_extensions import override
 from proxy.clock import Clock
 from proxy.errors import ProxyError, UpstreamError, UpstreamIncompleteError, UpstreamTimeoutError
 from proxy.http.channel import Channel
+from proxy.upstream.fields import response_fields
 from proxy.upstream.waiting import Signal
 
 HIGH_WATER_BYTES: Final = 262_144
@@ -31,14 +32,16 @@ class ResponseHead:
     """A response's head as it came.
 
     Attributes:
-        names, values: of its fields, line by line.
+        headers: its fields without those that end at this hop.
+        names, values: of all its fields, line by line.
     """
 
-    __slots__ = ("names", "reason", "status", "values")
+    __slots__ = ("headers", "names", "reason", "status", "values")
 
     def __init__(self, status: int, reason: bytes, names: list[bytes], values: list[bytes]) -> None:
         self.status = status
         self.reason = reason
+        self.headers = response_fields(names, values)
         self.names = names
         self.values = values
 
@@ -234,8 +237,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         self._chunks.append(data)
-        self._held += len(data)
-        if self._held > HIGH_WATER_BYTES and not self._paused:
+        held = self._held = self._held + len(data)
+        if held > HIGH_WATER_BYTES and not self._paused:
             self._paused = True
             self.transport.pause_reading()
 

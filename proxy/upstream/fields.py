@@ -12,7 +12,6 @@ from typing import Final
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from proxy.errors import ClientError
-from proxy.http.body import BodyStream
 from proxy.http.headers import HOP_BY_HOP, connection_options
 from proxy.http.message import NO_HEADERS, Headers, Request, from_wire, make_headers, to_wire
 
@@ -49,11 +48,18 @@ class _LineStarts(dict[str, str]):
         return start
 
 
-class _Names(dict[bytes, istr | None]):
-    """A response's field name as a multidict takes it; None for one that ends at this hop."""
+_ENDED: Final = istr("ended")
+_CONNECTION: Final = istr("connection")
 
-    def __missing__(self, raw: bytes) -> istr | None:
-        name = None if raw.lower().decode("latin-1") in HOP_BY_HOP else istr(from_wire(raw))
+
+class _Names(dict[bytes, istr]):
+    """A response's field name as a multidict takes it; `_CONNECTION` and `_ENDED` for what ends at this hop."""
+
+    def __missing__(self, raw: bytes) -> istr:
+        name = istr(from_wire(raw))
+        folded = name.lower()
+        if folded in HOP_BY_HOP:
+            name = _CONNECTION if folded == "connection" else _ENDED
         if len(raw) <= _LONGEST_NAME:
             if len(self) >= _MOST_NAMES:
                 self.clear()
@@ -61,6 +67,7 @@ class _Names(dict[bytes, istr | None]):
         return name
 
 
+_KEEP_ALIVE: Final = [(_CONNECTION, "keep-alive")]
 _line_starts: Final = _LineStarts()
 _names: Final = _Names()
 
@@ -93,7 +100,7 @@ def request_head(request: Request, host: str, protocol: str) -> bytes:
     values = "".join(parts[1::2])
     if "\r" in values or "\n" in values or "\0" in values:
         raise ClientError("a header field of the request cannot be sent on")
-    if isinstance(body, BodyStream):
+    if not isinstance(body, bytes):
         length = declared_length(request)
         parts.append("\r\nTransfer-Encoding: chunked" if length is None else f"\r\nContent-Length: {length}")
     elif body or method in BODY_METHODS:
@@ -106,22 +113,13 @@ def response_fields(names: Sequence[bytes], values: Sequence[bytes]) -> Headers:
     """The fields of a response without those that end at this hop: see `proxy.http.headers.end_to_end`."""
     if not names:
         return NO_HEADERS
-    # One decoding for all values: a line feed stands in none of them, for the parser takes it for the line's end.
-    texts = from_wire(b"\n".join(values)).split("\n")
     known = _names
-    pairs = [(name, text) for raw, text in zip(names, texts, strict=True) if (name := known[raw]) is not None]
-    if len(pairs) < len(names):
-        options = _named_by_connection(names, texts)
-        if options:
-            pairs = [pair for pair in pairs if pair[0].lower() not in options]
-    return CIMultiDictProxy(CIMultiDict(pairs))
-
-
-def _named_by_connection(names: Sequence[bytes], texts: Sequence[str]) -> frozenset[str]:
-    """What `Connection` names beside what ends here anyway."""
-    lines = [
-        text for raw, text in zip(names, texts, strict=True) if _names[raw] is None and raw.lower() == b"connection"
-    ]
-    if not lines or lines in (["keep-alive"], ["close"]):
-        return frozenset()
-    return connection_options(make_headers(("Connection", line) for line in lines))
+    # One decoding for all values: a line feed stands in none of them, for the parser takes it for the line's end.
+    pairs = list(zip([known[raw] for raw in names], from_wire(b"\n".join(values)).split("\n"), strict=True))
+    kept = [pair for pair in pairs if pair[0] is not _CONNECTION and pair[0] is not _ENDED]
+    if len(kept) < len(pairs):
+        lines = [pair for pair in pairs if pair[0] is _CONNECTION]
+        if lines and lines != _KEEP_ALIVE:
+            named = connection_options(make_headers(lines))
+            kept = [pair for pair in kept if pair[0].lower() not in named]
+    return CIMultiDictProxy(CIMultiDict(kept))

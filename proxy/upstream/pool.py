@@ -24,9 +24,8 @@ from proxy.pipeline.exchange import InformationalSender
 from proxy.tasks import Tasks
 from proxy.upstream.connection import ConnectionClosedError, ResponseHead, UpstreamChannel, UpstreamConnection
 from proxy.upstream.dial import Dialler
-from proxy.upstream.fields import response_fields
 from proxy.upstream.health import UpstreamHealth
-from proxy.upstream.sending import Sender
+from proxy.upstream.sending import WITH_HEAD_BYTES, Sender
 from proxy.upstream.settings import UpstreamSettings
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY", "PROPFIND"})
@@ -84,6 +83,11 @@ class UpstreamPool:
         self._metrics = metrics
         self._dialler = Dialler(settings, clock)
         self._sender = Sender(settings)
+        # Read for each request; an attribute of a pydantic model takes its time.
+        self._first_byte_timeout = settings.first_byte_timeout_seconds
+        self._idle_seconds = settings.keep_alive_seconds
+        self._idle_seconds_if_unsafe = min(settings.keep_alive_seconds, settings.fresh_for_unsafe_seconds)
+        self._max_age_seconds = settings.max_connection_age_seconds
         self.health = UpstreamHealth(clock, settings.url)
         self._idle: list[UpstreamConnection] = []  # the most recently used last
         self._open: set[UpstreamConnection] = set()
@@ -169,7 +173,8 @@ class UpstreamPool:
     async def _drop_idle(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            for connection in [one for one in self._idle if not self._is_fit(one, safe=True)]:
+            now = self._clock.monotonic()
+            for connection in [one for one in self._idle if not self._is_fit(one, now, safe=True)]:
                 self._idle.remove(connection)
                 self._drop(connection)
 
@@ -213,7 +218,7 @@ class UpstreamPool:
             return self._response(connection, head, without_body=False)
         switched = next(map(from_wire, head.lines(b"upgrade")), protocol)
         return Tunnel(
-            Response(101, response_fields(head.names, head.values), b"", from_wire(head.reason)),
+            Response(101, head.headers, b"", from_wire(head.reason)),
             switched,
             UpstreamChannel(connection, lambda: self._forget(connection)),
         )
@@ -228,14 +233,28 @@ class UpstreamPool:
         self, request: Request, informational: InformationalSender | None, protocol: str
     ) -> tuple[UpstreamConnection, ResponseHead]:
         """Send `request`, on another connection if a reused one turns out to be closed and that is safe."""
-        safe = request.method in IDEMPOTENT and isinstance(request.body, bytes) and not protocol
-        head = self._sender.head(request, protocol)
+        body, bodiless = request.body, request.method == "HEAD"
+        sender = self._sender
+        head = sender.head(request, protocol)
+        safe, wire = False, None
+        if isinstance(body, bytes):
+            safe = request.method in IDEMPOTENT and not protocol
+            if len(body) <= WITH_HEAD_BYTES:
+                wire = head + body if body else head
         while True:
-            connection = await self._acquire(safe=safe)
+            connection = self._take_idle(safe=safe) or await self._acquire(safe=safe)
             reused = connection.requests > 0
-            connection.begin(without_body=request.method == "HEAD")
+            connection.begin(without_body=bodiless)
             try:
-                return connection, await self._sender.converse(connection, request, head, informational, self._tasks)
+                if wire is None:
+                    return connection, await sender.converse(connection, request, head, informational, self._tasks)
+                connection.send(wire)
+                if connection.writing_paused:
+                    await connection.drain()
+                answer = await connection.head(self._first_byte_timeout)
+                if answer.status >= 200 or answer.status == 101:
+                    return connection, answer
+                return connection, await sender.final_head(connection, informational, None, answer)
             except ConnectionClosedError:
                 self._drop(connection)
                 if not reused or (connection.wrote and not safe):
@@ -246,12 +265,13 @@ class UpstreamPool:
                 raise
 
     def _response(self, connection: UpstreamConnection, head: ResponseHead, *, without_body: bool) -> Response:
-        headers, reason = response_fields(head.names, head.values), from_wire(head.reason)
-        if connection.complete or without_body or head.status in BODILESS_STATUSES:
+        status, reason = head.status, head.reason
+        shown = "OK" if reason == b"OK" else from_wire(reason)
+        if connection.complete or without_body or status in BODILESS_STATUSES:
             body = connection.arrived()
             self._release(connection)
-            return Response(head.status, headers, body, reason)
-        return Response(head.status, headers, _Body(connection, self._release), reason)
+            return Response(status, head.headers, body, shown)
+        return Response(status, head.headers, _Body(connection, self._release), shown)
 
     # Connections.
 
@@ -278,21 +298,28 @@ class UpstreamPool:
                 self._drop(self._idle.pop(0))
                 continue
             given = await self._wait_in_line()
-            if given is None:
-                return await self._connect()
-            if self._is_fit(given, safe=safe):
-                return given
-            self._drop(given)
+            if given is not None:
+                if self._is_fit(given, self._clock.monotonic(), safe=safe):
+                    return given
+                # It closed in the meantime, or is too old. Who has waited does not wait again: a new one in its place.
+                given.abort()
+                self._open.discard(given)
+                self._dialling += 1
+            return await self._connect()
 
     def _take_idle(self, *, safe: bool) -> UpstreamConnection | None:
         """The most recently used idle connection, if it is good for such a request."""
-        while self._idle:
-            connection = self._idle[-1]
-            if self._is_fit(connection, safe=safe):
-                return self._idle.pop()
+        idle = self._idle
+        if not idle:
+            return None
+        now = self._clock.monotonic()
+        while idle:
+            connection = idle[-1]
+            if self._is_fit(connection, now, safe=safe):
+                return idle.pop()
             if connection.alive and not safe:
                 return None  # too long idle for this request, as are those below; good for others
-            self._idle.pop()
+            idle.pop()
             self._drop(connection)
         return None
 
@@ -300,24 +327,28 @@ class UpstreamPool:
         """A connection that another request is done with, or None: room for a new one, which is reserved."""
         if len(self._waiting) >= self._settings.max_waiting:
             raise OverloadedError("too many requests wait for the upstream", retry_after=1)
-        waiter: asyncio.Future[UpstreamConnection | None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[UpstreamConnection | None] = loop.create_future()
         self._waiting.append(waiter)
+        timer = loop.call_later(self._settings.pool_wait_seconds, self._give_up, waiter)
         try:
-            async with asyncio.timeout(self._settings.pool_wait_seconds):
-                return await waiter
-        except BaseException as error:
+            return await waiter
+        except BaseException:
             self._leave_queue(waiter)
-            if isinstance(error, TimeoutError):
-                raise OverloadedError("every connection to the upstream is busy", retry_after=1) from None
             raise
+        finally:
+            timer.cancel()
+
+    @staticmethod
+    def _give_up(waiter: asyncio.Future[UpstreamConnection | None]) -> None:
+        if not waiter.done():
+            waiter.set_exception(OverloadedError("every connection to the upstream is busy", retry_after=1))
 
     def _leave_queue(self, waiter: asyncio.Future[UpstreamConnection | None]) -> None:
         """Whoever gives up waiting passes on what it may have been given in the same moment."""
-        if not waiter.done() or waiter.cancelled():
+        if not waiter.done() or waiter.cancelled() or waiter.exception() is not None:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
-            return
-        if waiter.exception() is not None:
             return
         given = waiter.result()
         if given is None:
@@ -326,15 +357,12 @@ class UpstreamPool:
         else:
             self._park(given)
 
-    def _is_fit(self, connection: UpstreamConnection, *, safe: bool) -> bool:
-        now = self._clock.monotonic()
-        limit = self._settings.keep_alive_seconds
-        if not safe and connection.requests:
-            limit = min(limit, self._settings.fresh_for_unsafe_seconds)
+    def _is_fit(self, connection: UpstreamConnection, now: float, *, safe: bool) -> bool:
+        idle_seconds = self._idle_seconds if safe or not connection.requests else self._idle_seconds_if_unsafe
         return (
             connection.alive
-            and now - connection.idle_since <= limit
-            and now - connection.born <= self._settings.max_connection_age_seconds
+            and now - connection.idle_since <= idle_seconds
+            and now - connection.born <= self._max_age_seconds
         )
 
     async def _connect(self) -> UpstreamConnection:
@@ -356,7 +384,8 @@ class UpstreamPool:
 
     def _release(self, connection: UpstreamConnection) -> None:
         """A response is over."""
-        if connection.busy and connection.reusable and self._sender.is_sent(connection) and not self._closed:
+        sent = connection.sending is None or self._sender.is_sent(connection)
+        if sent and connection.busy and connection.reusable and not self._closed:
             self._park(connection)
         else:
             self._drop(connection)

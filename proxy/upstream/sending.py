@@ -9,7 +9,7 @@ from proxy.http.message import Request
 from proxy.pipeline.exchange import InformationalSender
 from proxy.tasks import Tasks
 from proxy.upstream.connection import ResponseHead, UpstreamConnection
-from proxy.upstream.fields import declared_length, request_head, response_fields
+from proxy.upstream.fields import declared_length, request_head
 from proxy.upstream.settings import UpstreamSettings
 
 WITH_HEAD_BYTES: Final = 65_536
@@ -39,19 +39,14 @@ class Sender:
         informational: InformationalSender | None,
         tasks: Tasks,
     ) -> ResponseHead:
-        """Send the request and wait for the response's head; a streamed body goes on being sent beside.
+        """Send a request whose body does not go out with its head, and wait for the response's head; a streamed body
+        goes on being sent beside.
 
         Raises:
             UpstreamError: there is no response.
             ClientError: the client's body broke off.
         """
         body = request.body
-        if isinstance(body, bytes) and len(body) <= WITH_HEAD_BYTES:
-            connection.send(head + body if body else head)
-            if connection.writing_paused:
-                await connection.drain()
-            answer = await connection.head(self._first_byte_timeout)
-            return answer if answer.status >= 200 else await self._final_head(connection, informational, None, answer)
         await connection.write(head)
         ready = asyncio.Event()
         if "Expect" not in request.headers:
@@ -63,7 +58,7 @@ class Sender:
         )
         connection.sending = tasks.start("request body", work)
         try:
-            return await self._final_head(connection, informational, ready, await self._next_head(connection))
+            return await self.final_head(connection, informational, ready, await self._next_head(connection))
         except ProxyError:
             # If the client's body broke off, that is what happened; the connection's end only follows from it.
             sent = await self._stop(connection.sending)
@@ -74,7 +69,7 @@ class Sender:
             connection.sending.cancel()
             raise
 
-    async def _final_head(
+    async def final_head(
         self,
         connection: UpstreamConnection,
         informational: InformationalSender | None,
@@ -91,7 +86,7 @@ class Sender:
                 ready.set()
             if informational is not None:
                 try:
-                    await informational(head.status, response_fields(head.names, head.values))
+                    await informational(head.status, head.headers)
                 except ConnectionError as error:
                     raise ClientError("the client is gone") from error
             head = await self._next_head(connection)
