@@ -117,6 +117,28 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
         load(path)
 
 
+def test_one_worker_is_the_default_and_the_environment_can_say_how_many(
+    read: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read(MINIMAL).values.workers == 1
+    assert read("workers = 3\n" + MINIMAL).values.workers == 3
+    monkeypatch.setenv("SIDECACHE_WORKERS", "2")
+    assert read("workers = 3\n" + MINIMAL).values.workers == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "129", "1.5", '"many"'])
+def test_a_number_of_workers_that_makes_no_sense_is_a_mistake(read: Any, number: str) -> None:
+    assert list(mistakes(read, f"workers = {number}\n" + MINIMAL)) == ["workers"]
+
+
+def test_a_text_that_was_kept_gives_the_same_configuration_again(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("workers = 3\n" + MINIMAL)
+    config = load(path)
+    path.write_text("nonsense")
+    assert load(path, config.text).view() == config.view()
+
+
 def test_the_environment_wins_over_the_file(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDECACHE_UPSTREAM__URL", "http://127.0.0.1:9999")
     monkeypatch.setenv("SIDECACHE_PLUGINS__CACHE__TTL_SECONDS", "7")

@@ -53,6 +53,19 @@ def test_line_is_one_json_object_with_time_level_logger_and_event(pipe: Pipe) ->
     )
 
 
+def test_each_line_of_one_of_several_workers_says_which(pipe: Pipe) -> None:
+    logs = Logs(LogSettings(format="json"), lambda: 0.0, pipe.write_fd, worker="2")
+    try:
+        structlog.get_logger("a").info("ours")
+        logging.getLogger("aiohttp.server").error("theirs")
+    finally:
+        logs.close()
+    assert [(line["event"], line["worker"]) for line in objects(pipe.read_available())] == [
+        ("ours", "2"),
+        ("theirs", "2"),
+    ]
+
+
 def test_bound_request_id_is_in_the_line(pipe: Pipe) -> None:
     with logs_to(pipe.write_fd), structlog.contextvars.bound_contextvars(request_id="abc"):
         structlog.get_logger("a").info("first")
