@@ -44,7 +44,6 @@ from proxy.upstream.collapse import Flight
 
 METHODS: Final = frozenset({"GET", "HEAD"})
 ORIGIN_CONDITIONS: Final = ("If-Match", "If-Unmodified-Since")
-VALIDATION_DEMANDED: Final = frozenset({Reason.REQUEST_NO_CACHE, Reason.REQUEST_MAX_AGE, Reason.REQUEST_PRAGMA})
 ATTEMPTS: Final = 3
 """How often a request that joined a flight for another variant looks again before it goes on its own."""
 
@@ -332,7 +331,8 @@ class Cache(Plugin[CacheSettings]):
 
     def _may_join(self, request: Request, place: Place, flight: Flight[Landed], reason: Reason) -> bool:
         """Whether `request` may have what `flight` brings: not when a purge, or the origin's answer, came before it."""
-        if flight.landed and reason in VALIDATION_DEMANDED:
+        # With nothing stored the reason does not tell what the client demands.
+        if flight.landed and (reason is Reason.REQUEST_MAX_AGE or reuse.refuses_earlier(request, self._options)):
             return False
         if flight.since == self._log.last_seen:
             return True

@@ -26,7 +26,7 @@ from proxy.policy.model import (
 from proxy.policy.reasons import Reason
 from proxy.policy.validation import if_range_holds
 
-__all__ = ("admit", "decide", "discard_at", "refreshes_early", "usable_on_error")
+__all__ = ("admit", "decide", "discard_at", "refreshes_early", "refuses_earlier", "usable_on_error")
 
 KEPT_FOR_VALIDATION_SECONDS: Final = 86_400.0
 """How long past its last use by itself a response with a validator is kept: a 304 is cheaper than a full response."""
@@ -112,6 +112,11 @@ def _wants_fresh(directives: RequestDirectives, options: PolicyOptions) -> bool:
     return (options.honour_max_age and directives.max_age is not None) or (
         options.honour_min_fresh and directives.min_fresh is not None
     )
+
+
+def refuses_earlier(request: Request, options: PolicyOptions = DEFAULT_OPTIONS) -> bool:
+    """Whether the client takes nothing that the origin said before it was asked: no-cache (§5.2.1.4), Pragma (§5.4)."""
+    return _refuses_stored(_directives(request), options)
 
 
 def usable_on_error(request: Request, stored: Stored, now: float, options: PolicyOptions = DEFAULT_OPTIONS) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from plugins.cache import Cache, CacheSettings
 from proxy.errors import CircuitOpenError, UpstreamError, UpstreamIncompleteError, UpstreamTimeoutError
@@ -44,6 +45,19 @@ class Origin:
         if "If-None-Match" in request.headers and request.headers["If-None-Match"] == self.headers.get("ETag"):
             return response(304, headers=self.headers)
         return response(self.status, f"answer {number}".encode(), self.headers)
+
+
+class HeldStream(ChunkStream):
+    """Comes when the gate opens."""
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        super().__init__([b"old"])
+        self._gate = gate
+
+    @override
+    async def __anext__(self) -> bytes:
+        await self._gate.wait()
+        return await super().__anext__()
 
 
 @asynccontextmanager
@@ -281,6 +295,19 @@ class TestValidation:
             await h.get("/a")
             answered = await h.get("/a", {"Cache-Control": "no-cache"})
         assert (result(answered), origin.asked) == ("revalidated", 2)
+
+    @pytest.mark.parametrize("line", [{"Cache-Control": "no-cache"}, {"Pragma": "no-cache"}])
+    async def test_a_clients_no_cache_shares_no_answer_from_before_it(self, line: dict[str, str]) -> None:
+        gate = asyncio.Event()
+        origin = Origin({}, make=lambda _, n: response(200, HeldStream(gate) if n == 1 else b"new", FRESH))
+        async with cached(origin) as h:
+            arriving = asyncio.ensure_future(h.get("/a"))
+            await settle()
+            asked = asyncio.ensure_future(h.get("/a", line))
+            await settle()
+            gate.set()
+            assert (await arriving).body == b"old"
+            assert ((await asked).body, origin.asked) == (b"new", 2)
 
     async def test_a_route_may_turn_that_off(self) -> None:
         async with cached(Origin(FRESH), ignore_request_directives=("no-cache",)) as h:
