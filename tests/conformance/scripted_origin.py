@@ -37,6 +37,7 @@ class Reply:
         dated: add the present Date unless `lines` have one.
         before: bytes sent ahead of the reply: interim responses.
         until: the reply waits for this event.
+        pause: it waits for this event again before the second half of its body.
     """
 
     lines: tuple[str, ...] = ()
@@ -46,6 +47,7 @@ class Reply:
     dated: bool = True
     before: bytes = b""
     until: asyncio.Event | None = None
+    pause: asyncio.Event | None = None
 
 
 def reply(
@@ -56,10 +58,11 @@ def reply(
     dated: bool = True,
     before: bytes = b"",
     until: asyncio.Event | None = None,
+    pause: asyncio.Event | None = None,
 ) -> Reply:
     """A `Reply` that reads like one: `reply("Cache-Control: max-age=60", status=404)`."""
     data = body.encode() if isinstance(body, str) else body
-    return Reply(lines, status, data, framing, dated, before, until)
+    return Reply(lines, status, data, framing, dated, before, until, pause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ class ScriptedOrigin:
             path = request.target.partition("?")[0]
             seen = self._seen[path]
             seen.append(request)
+            number = len(seen)
             scripts = self._scripts.get(path, [Reply(("Cache-Control: no-store",), 404)])
             script = scripts.pop(0) if len(scripts) > 1 else scripts[0]
             answer = script if isinstance(script, Reply) else script(request)
@@ -114,8 +118,14 @@ class ScriptedOrigin:
                 await answer.until.wait()
             if answer.framing is Framing.NOTHING:
                 return
-            body = answer.body if answer.body is not None else f"{request.target} #{len(seen)}".encode()
-            writer.write(answer.before + _wire(answer, body, is_head=request.method == "HEAD"))
+            body = answer.body if answer.body is not None else f"{request.target} #{number}".encode()
+            wire = answer.before + _wire(answer, body, is_head=request.method == "HEAD")
+            if answer.pause is not None:
+                half = len(wire) - len(body) // 2
+                writer.write(wire[:half])
+                await answer.pause.wait()
+                wire = wire[half:]
+            writer.write(wire)
             await writer.drain()
             if answer.framing in {Framing.CLOSE, Framing.SHORT, Framing.CUT}:
                 return
