@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +25,17 @@ from proxy.admin.settings import AdminSettings
 from proxy.admin.target import ReloadError, ReloadReport
 from proxy.admin.worker import WorkerOperations
 from proxy.clock import Clock, SystemClock
-from proxy.config import Config, PluginClass, RouteSettings
+from proxy.config import Config
 from proxy.descriptors import make_room
 from proxy.errors import ConfigError
+from proxy.generation import Generation, build_pipeline
 from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response
 from proxy.logs import Logs, log_loop_exception
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
-from proxy.pipeline.pipeline import AnyPlugin, Pipeline, RoutePlan
-from proxy.pipeline.plugin import PluginSettings, Services
+from proxy.pipeline.pipeline import Pipeline
+from proxy.pipeline.plugin import Services
 from proxy.pipeline.replay import ReplayPart
 from proxy.server.listener import Listener
 from proxy.server.settings import ServerSettings
@@ -52,16 +53,6 @@ _log = structlog.get_logger("sidecar")
 
 class StartError(Exception):
     """The sidecar cannot run here; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """What a reload replaces."""
-
-    config: Config
-    pool: UpstreamPool
-    health: UpstreamHealth
-    pipeline: Pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,37 +78,6 @@ class WorkerRole:
     listening: socket.socket | None
     may_listen: Callable[[], Awaitable[None]]
     ready: Callable[[], None]
-
-
-def build_pipeline(
-    config: Config, services: Services, upstream: UpstreamPool, running: Iterable[AnyPlugin] = ()
-) -> Pipeline:
-    """The pipeline that `config` describes. One instance for equal settings.
-
-    Args:
-        running: plugins that run already; those whose settings have not changed go on, with what they remember (open
-            circuits, the accounts of a rate limit). The others are not started yet.
-    """
-    # Compared, not hashed: the settings of a third-party plugin may hold lists and tables.
-    instances: list[AnyPlugin] = list(running)
-
-    def instance(kind: PluginClass, settings: PluginSettings) -> AnyPlugin:
-        for plugin in instances:
-            if type(plugin) is kind and plugin.settings == settings:
-                return plugin
-        instances.append(kind(settings, services))
-        return instances[-1]
-
-    def chain(route: RouteSettings | None) -> tuple[AnyPlugin, ...]:
-        plugins: list[AnyPlugin] = []
-        for kind in config.classes:
-            settings = config.settings(kind, route)
-            if settings.enabled:
-                plugins.append(instance(kind, settings))
-        return tuple(plugins)
-
-    plans = [RoutePlan(route.route(), chain(route)) for route in config.routes]
-    return Pipeline(plans, chain(None), upstream, services.clock, services.metrics)
 
 
 class Sidecar:
