@@ -101,6 +101,22 @@ async def test_a_purge_says_which_worker_did_not_acknowledge_it(app: Origin, tmp
                     pass
 
 
+async def test_a_worker_that_was_stuck_applies_the_purge_when_it_goes_on(app: Origin, tmp_path: Path) -> None:
+    async def verdict() -> str:
+        _, explanation = await running.admin("GET", "/admin/cache/explain?url=http://example.com/&worker=2")
+        return str(explanation["verdict"])
+
+    async with sidecar(app.url, tmp_path, NO_L2) as running:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await verdict() != "hit":
+                assert await ask(running) == 200
+        with stopped(await pid_of(running, "2")):
+            assert (await running.admin("POST", "/admin/cache/invalidate", {"all": True}))[0] == 504
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await verdict() != "miss":
+                pass
+
+
 async def test_a_reload_that_a_worker_does_not_answer_changes_nothing(app: Origin, tmp_path: Path) -> None:
     async with sidecar(app.url, tmp_path, NO_L2) as running:
         _, before = await running.admin("GET", "/admin/config")
