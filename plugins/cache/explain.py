@@ -230,6 +230,7 @@ class Explainer:
             last_modified=stored.headers.get("Last-Modified"),
             vary=list(stored.vary),
             tags=list(entry.tags),
+            hits=self._services.store.l1.uses(look.key) if look.tier == "l1" else None,
             body_bytes=len(entry.body),
             forms={name: len(form) for name, form in entry.forms.items()},
             purged=f"{'soft ' if purge.soft else ''}{purge.scope.value} {purge.value}" if purge is not None else None,

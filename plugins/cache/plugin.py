@@ -262,7 +262,8 @@ class Cache(Plugin[CacheSettings]):
 
     @override
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
-        return hit_part(exchange, outcome, self._account, self._store.count_hits)
+        uses = tuple(exchange.replay.uses) if exchange.replay is not None else ()
+        return hit_part(exchange, outcome, self._account, uses, self._store.count_hits)
 
     @property
     @override

@@ -108,11 +108,15 @@ class HitTerms:
         return fields, now + lasts
 
 
-def hit_part(exchange: Exchange, outcome: Outcome, account: Account, count_uses: Callable[[int], None]) -> ReplayPart:
-    """What the cache does about replays: it counts them."""
+def hit_part(
+    exchange: Exchange, outcome: Outcome, account: Account, uses: Sequence[Use], count_uses: Callable[[int], None]
+) -> ReplayPart:
+    """What the cache does about replays: it counts them, in all and for each record."""
     route, report, bytes_sent = exchange.route.name, exchange.cache, outcome.bytes_sent
 
     def tally(durations: Sequence[float]) -> None:
+        for use in uses:
+            use.hits += len(durations)
         count_uses(len(durations))
         account.record(route, report, bytes_sent * len(durations), len(durations))
 

@@ -33,6 +33,7 @@ class StoredVariant(BaseModel):
     last_modified: str | None
     vary: list[str]
     tags: list[str]
+    hits: int | None = Field(description="How often it was found in memory since it came there; null for a lower tier.")
     body_bytes: int
     forms: dict[str, int] = Field(description="Bytes of each derived form.")
     purged: str | None = Field(description="The purge that voids it, if there is one.")

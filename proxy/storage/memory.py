@@ -62,16 +62,18 @@ class Use(Protocol):
     """A watched record, for who uses it without asking the store."""
 
     visited: bool  # to be set at each use: it keeps the record from eviction
+    hits: int  # how often it was used; to be added to
 
 
 class _Node:
-    __slots__ = ("key", "newer", "older", "record", "size", "visited", "watchers")
+    __slots__ = ("hits", "key", "newer", "older", "record", "size", "visited", "watchers")
 
     def __init__(self, key: CacheKey, record: Record, size: int) -> None:
         self.key = key
         self.record = record
         self.size = size
         self.visited = False
+        self.hits = 0
         self.newer: _Node | None = None
         self.older: _Node | None = None
         self.watchers: list[weakref.ref[Watcher]] | None = None
@@ -139,6 +141,7 @@ class MemoryStore:
             self._remove(node)
             return None
         node.visited = True
+        node.hits += 1
         self.hits += 1
         return record
 
@@ -146,6 +149,11 @@ class MemoryStore:
         """What stands under `key`, expired or not, without counting as a use of it."""
         node = self._nodes.get(_internal(key))
         return None if node is None else node.record
+
+    def uses(self, key: CacheKey) -> int:
+        """How often what stands under `key` was asked for and found, since it came into memory; freshened or not."""
+        node = self._nodes.get(_internal(key))
+        return 0 if node is None else node.hits
 
     def watch(self, key: CacheKey, watcher: Watcher) -> Use | None:
         """Have `watcher` told when what stands under `key` is removed or replaced. It is not kept alive.

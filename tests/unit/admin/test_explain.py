@@ -125,6 +125,16 @@ async def test_that_a_fresh_response_may_be_refreshed_early_is_told() -> None:
         assert any(step["step"] == "early refresh" for step in told["steps"]) is said
 
 
+async def test_how_often_it_was_used_is_told_and_a_question_is_no_use() -> None:
+    async with bench(plugins=plugins, script=origin) as port:
+        await port.driven.get("/fresh")
+        told = [await ask(port, "/fresh") for _ in range(2)]
+        for _ in range(3):
+            await port.driven.get("/fresh")
+        told.append(await ask(port, "/fresh"))
+    assert [answer["stored"][0]["hits"] for answer in told] == [0, 0, 3]
+
+
 async def test_a_purge_is_told() -> None:
     async with bench(plugins=plugins, script=origin) as port:
         await port.driven.get("/fresh")

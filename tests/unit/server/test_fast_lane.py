@@ -42,6 +42,7 @@ def head(*lines: bytes | str, target: str = "/", method: str = "GET") -> bytes:
 @dataclass
 class Visits:
     visited: bool = False
+    hits: int = 0
 
 
 @dataclass(eq=False)

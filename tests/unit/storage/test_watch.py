@@ -78,6 +78,15 @@ def test_a_use_that_the_store_did_not_see_keeps_the_record_from_eviction() -> No
     assert replica.alerts == 0
 
 
+def test_uses_that_the_store_did_not_see_count_with_those_that_it_did() -> None:
+    store, _ = stored()
+    store.get(KEY)
+    use = store.watch(KEY, Replica())
+    assert use is not None
+    use.hits += 5
+    assert (store.uses(KEY), store.uses(key("/1"))) == (6, 0)
+
+
 def test_watchers_that_are_gone_are_neither_told_nor_kept() -> None:
     store, _ = stored()
     for _ in range(100):
