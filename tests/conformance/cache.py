@@ -39,6 +39,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Any]]] = {
     "no-targets": {"targets": []},
     "three-variants": {"max_variants": 3},
     "key-headers": {"key_headers": ["X-Tenant"]},
+    "unkeyed": {"unkeyed_fields": {"X-Feature": "drop", "X-Preview": "bypass", "X-Host": "pass"}},
     "ignore-query": {"ignore_query": ["utm_*"], "sort_query": True},
     "whole": {"store_parts": False},
     "swr": {"stale_while_revalidate_seconds": 600},
