@@ -38,7 +38,7 @@ class ResponseHead:
 
     __slots__ = ("headers", "names", "reason", "status", "values")
 
-    def __init__(self, status: int, reason: bytes, names: list[bytes], values: list[bytes]) -> None:
+    def __init__(self, status: int, reason: bytes, names: tuple[bytes, ...], values: list[bytes]) -> None:
         self.status = status
         self.reason = reason
         self.headers = response_fields(names, values)
@@ -204,7 +204,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         parser = self._parser
         status = parser.get_status_code()
-        head = ResponseHead(status, self._reason, self._names, self._values)
+        head = ResponseHead(status, self._reason, tuple(self._names), self._values)
         self._names, self._values, self._reason = [], [], b""
         if status < 200 and status != 101:
             self._informational.append(head)
@@ -267,14 +267,13 @@ class UpstreamConnection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether another request may be sent."""
         return (
-            self._complete
+            self._keep_alive
+            and self._complete
             and not self._closed
             and not self.upgraded
             and self._error is None
-            and self.response is not None
             and not self._chunks
             and not self.transport.is_closing()
-            and self._keep_alive
         )
 
     @property
@@ -296,7 +295,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.wrote = False
         self.sending = None
         self.response = None
-        self._complete = False
+        self._keep_alive = self._complete = False
         self._bodiless_bytes = 0
         self._without_body = without_body
         # llhttp cannot be told that a response to HEAD has no body: afterwards the parser still waits for one.

@@ -1,13 +1,17 @@
-"""Heads on the upstream's side: a request's written, a response's read, each in one pass over its fields.
+"""Heads on the upstream's side: a request's written, a response's read.
 
-Names repeat from message to message. What is made of a name (whether its line ends here, how it begins on the wire,
-the `istr` that a multidict need not fold again) is remembered, for a bounded number of short names: a peer that makes
-names up gains nothing but the ordinary price.
+Theory of operation. One client sends the same field names in the same order again and again, and so does one upstream;
+only the values differ. What follows from the names alone (which lines end here, how the others begin on the wire, the
+`istr` that a multidict need not fold again) is worked out once for each *sequence* of names and remembered as a shape.
+The rest is done for all values together, by one formatting, one decoding, one look for unsafe characters. So many
+shapes are remembered and no more, and none of odd length: a peer that makes names up gains nothing but the price of
+working them out.
 """
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import Final, TypeVar
 
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
@@ -24,8 +28,11 @@ _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELET
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SAFE_TARGET: Final = re.compile(r"[^\0-\x20\x7f]+")
 
-_MOST_NAMES: Final = 1024
-_LONGEST_NAME: Final = 64
+_NAMES_NOTHING: Final = frozenset({"keep-alive", "Keep-Alive", "close"})  # of what ends at this hop
+
+_MOST_SHAPES: Final = 512
+_MOST_FIELDS: Final = 64
+_MOST_NAME_BYTES: Final = 2048  # of all names together: with the number of shapes, about 2 MB
 
 
 def declared_length(request: Request) -> int | None:
@@ -34,42 +41,67 @@ def declared_length(request: Request) -> int | None:
     return int(length) if length.isascii() and length.isdigit() and len(length) <= _LENGTH_DIGITS else None
 
 
-class _LineStarts(dict[str, str]):
-    """How the line of a field with this name begins; empty for one that is not sent on."""
+K = TypeVar("K", str, bytes)
+S = TypeVar("S")
 
-    def __missing__(self, name: str) -> str:
-        if not _TOKEN.fullmatch(name):
+
+class _Shapes(dict[tuple[K, ...], S]):
+    """Shapes by the field names that they are of."""
+
+    def __init__(self, work_out: Callable[[tuple[K, ...]], S]) -> None:
+        super().__init__()
+        self._work_out: Callable[[tuple[K, ...]], S] = work_out
+
+    def __missing__(self, names: tuple[K, ...]) -> S:
+        shape = self._work_out(names)
+        if len(names) <= _MOST_FIELDS and sum(map(len, names)) <= _MOST_NAME_BYTES:
+            if len(self) >= _MOST_SHAPES:
+                self.clear()
+            self[names] = shape
+        return shape
+
+
+class _RequestShape:
+    """How a request with these fields is written.
+
+    Attributes:
+        template: the head up to its last field, with places for request line, `Host` and the values.
+        sent: for each field, whether it is sent on; None: all of them are.
+    """
+
+    __slots__ = ("sent", "template")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        if not all(map(_TOKEN.fullmatch, names)):
             raise ClientError("a header field of the request cannot be sent on")
-        start = "" if name.lower() in _OURS else f"\r\n{name}: "
-        if len(name) <= _LONGEST_NAME:
-            if len(self) >= _MOST_NAMES:
-                self.clear()
-            self[str(name)] = start
-        return start
+        sent = [name.lower() not in _OURS for name in names]
+        lines = [f"{name.replace('%', '%%')}: %s\r\n" for name in compress(names, sent)]
+        self.template = "%s HTTP/1.1\r\nHost: %s\r\n" + "".join(lines)
+        self.sent = None if all(sent) else sent
 
 
-_ENDED: Final = istr("ended")
-_CONNECTION: Final = istr("connection")
+class _ResponseShape:
+    """How the fields of a response with these names are read.
+
+    Attributes:
+        names: of those that do not end at this hop.
+        kept: for each field, whether it is one of them; None: all are.
+        connection: the places of `Connection`.
+    """
+
+    __slots__ = ("connection", "kept", "names")
+
+    def __init__(self, raw: tuple[bytes, ...]) -> None:
+        names = [istr(from_wire(name)) for name in raw]
+        folded = [name.lower() for name in names]
+        kept = [name not in HOP_BY_HOP for name in folded]
+        self.names = list(compress(names, kept))
+        self.kept = None if all(kept) else kept
+        self.connection = [place for place, name in enumerate(folded) if name == "connection"]
 
 
-class _Names(dict[bytes, istr]):
-    """A response's field name as a multidict takes it; `_CONNECTION` and `_ENDED` for what ends at this hop."""
-
-    def __missing__(self, raw: bytes) -> istr:
-        name = istr(from_wire(raw))
-        folded = name.lower()
-        if folded in HOP_BY_HOP:
-            name = _CONNECTION if folded == "connection" else _ENDED
-        if len(raw) <= _LONGEST_NAME:
-            if len(self) >= _MOST_NAMES:
-                self.clear()
-            self[raw] = name
-        return name
-
-
-_KEEP_ALIVE: Final = [(_CONNECTION, "keep-alive")]
-_line_starts: Final = _LineStarts()
-_names: Final = _Names()
+_request_shapes: Final = _Shapes(_RequestShape)
+_response_shapes: Final = _Shapes(_ResponseShape)
 
 
 def request_head(request: Request, host: str, protocol: str) -> bytes:
@@ -82,44 +114,41 @@ def request_head(request: Request, host: str, protocol: str) -> bytes:
     Raises:
         ClientError: the request cannot be written without becoming two.
     """
-    method, target, body = request.method, request.target, request.body
+    method, target, body, headers = request.method, request.target, request.body, request.headers
     if method not in _KNOWN_METHODS and not _TOKEN.fullmatch(method):
         raise ClientError("the request's method cannot be sent on")
     plain = target.isascii() and target.isprintable() and " " not in target and target
     if not plain and not _SAFE_TARGET.fullmatch(target):
         raise ClientError("the request's target cannot be sent on")
-    parts = [f"{method} {target} HTTP/1.1\r\nHost: ", host]
-    starts = _line_starts
-    for name, value in request.headers.items():
-        start = starts[name]
-        if start:
-            parts.append(start)
-            parts.append(value)
-    if protocol:
-        parts += ["\r\nConnection: Upgrade\r\nUpgrade: ", protocol]
-    values = "".join(parts[1::2])
-    if "\r" in values or "\n" in values or "\0" in values:
+    shape = _request_shapes[tuple(headers)]
+    sent = shape.sent
+    values = (f"{method} {target}", host, *(headers.values() if sent is None else compress(headers.values(), sent)))
+    text = "".join(values) + protocol
+    if "\r" in text or "\n" in text or "\0" in text:
         raise ClientError("a header field of the request cannot be sent on")
     if not isinstance(body, bytes):
         length = declared_length(request)
-        parts.append("\r\nTransfer-Encoding: chunked" if length is None else f"\r\nContent-Length: {length}")
+        end = "Transfer-Encoding: chunked\r\n\r\n" if length is None else f"Content-Length: {length}\r\n\r\n"
     elif body or method in BODY_METHODS:
-        parts.append(f"\r\nContent-Length: {len(body)}")
-    parts.append("\r\n\r\n")
-    return to_wire("".join(parts))
+        end = f"Content-Length: {len(body)}\r\n\r\n"
+    else:
+        end = "\r\n"
+    if protocol:
+        end = f"Connection: Upgrade\r\nUpgrade: {protocol}\r\n{end}"
+    return to_wire(shape.template % values + end)
 
 
-def response_fields(names: Sequence[bytes], values: Sequence[bytes]) -> Headers:
+def response_fields(names: tuple[bytes, ...], values: Sequence[bytes]) -> Headers:
     """The fields of a response without those that end at this hop: see `proxy.http.headers.end_to_end`."""
     if not names:
         return NO_HEADERS
-    known = _names
-    # One decoding for all values: a line feed stands in none of them, for the parser takes it for the line's end.
-    pairs = list(zip([known[raw] for raw in names], from_wire(b"\n".join(values)).split("\n"), strict=True))
-    kept = [pair for pair in pairs if pair[0] is not _CONNECTION and pair[0] is not _ENDED]
-    if len(kept) < len(pairs):
-        lines = [pair for pair in pairs if pair[0] is _CONNECTION]
-        if lines and lines != _KEEP_ALIVE:
-            named = connection_options(make_headers(lines))
-            kept = [pair for pair in kept if pair[0].lower() not in named]
-    return CIMultiDictProxy(CIMultiDict(kept))
+    shape = _response_shapes[names]
+    # A line feed stands in no value, for the parser takes it for the line's end.
+    texts = from_wire(b"\n".join(values)).split("\n")
+    kept = texts if shape.kept is None else compress(texts, shape.kept)
+    fields = CIMultiDict(zip(shape.names, kept, strict=True))
+    for place in shape.connection:
+        if texts[place] not in _NAMES_NOTHING:
+            for option in connection_options(make_headers([("Connection", texts[place])])):
+                fields.popall(option, None)
+    return CIMultiDictProxy(fields)

@@ -314,12 +314,12 @@ class UpstreamPool:
             return None
         now = self._clock.monotonic()
         while idle:
-            connection = idle[-1]
+            connection = idle.pop()
             if self._is_fit(connection, now, safe=safe):
-                return idle.pop()
+                return connection
             if connection.alive and not safe:
-                return None  # too long idle for this request, as are those below; good for others
-            idle.pop()
+                idle.append(connection)  # too long idle for this request, as are those below; good for others
+                return None
             self._drop(connection)
         return None
 
@@ -360,9 +360,9 @@ class UpstreamPool:
     def _is_fit(self, connection: UpstreamConnection, now: float, *, safe: bool) -> bool:
         idle_seconds = self._idle_seconds if safe or not connection.requests else self._idle_seconds_if_unsafe
         return (
-            connection.alive
-            and now - connection.idle_since <= idle_seconds
+            now - connection.idle_since <= idle_seconds
             and now - connection.born <= self._max_age_seconds
+            and connection.alive
         )
 
     async def _connect(self) -> UpstreamConnection:
