@@ -13,22 +13,18 @@ dropped when its stored response is removed or replaced, when its freshness ends
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from math import inf
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import Final
 
 from proxy.clock import Clock
-from proxy.http.message import from_wire, to_wire
 from proxy.pipeline.replay import PASSED_OVER, ReplayPart, ReplayTerms, Tally
+from proxy.server.heads import Caller, lines_of, stands_alone
+from proxy.server.kept_reply import KeptReply, Wire, cut_head
 
 MAX_HEAD_BYTES: Final = 8_192
 MAX_FIELDS_LEFT_OUT: Final = 16
 REMEMBERED_HEADS: Final = 16_384
 """Of how many heads it is known that they were seen once. Then one forgets the older half."""
-
-JOINED_BODY_BYTES: Final = 16_384
-"""Up to this size head and body are kept as one piece, which costs a copy of the body and saves a part of the write."""
 
 EXACT_TRIES: Final = 32
 """After so many heads in a row that were equal to none, a connection is taken not to repeat itself to the letter."""
@@ -36,139 +32,8 @@ EXACT_TRIES: Final = 32
 MOST_KEYS: Final = 64
 """Of one reply: a client that sends ever new heads, each twice, must not fill the lane with keys of one answer."""
 
-REPLY_OVERHEAD: Final = 1_500
-
 _EMPTY_LINE: Final = b"\r\n\r\n"
-_ANY_VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*"
 _ONCE_ONLY: Final = b"\r\nuser-agent:"  # the one field of PASSED_OVER that aiohttp's parser refuses to see twice
-_CONNECTION: Final = re.compile(rb"\r\n(?i:connection):(?![\t ]*(?i:keep-alive)[\t ]*\r\n)")
-_FORWARDED: Final = re.compile(rb"\r\n(?i:x-forwarded-(host|proto)):([^\r]*)")
-
-
-ReadField: TypeAlias = Callable[[bytes], str | None]
-Wire: TypeAlias = bytes | tuple[bytes, ...]
-
-
-class Caller:
-    """One connection's peer, and the head it has sent last. An `Arrival`.
-
-    Args:
-        peer: address; empty for a Unix socket.
-        trusted: it is a proxy whose word is taken.
-        find_client: the client's address by the peer's and a reader of the head's fields.
-        make_id: the request id by the value of `X-Request-ID`, if one came from a trusted peer.
-    """
-
-    __slots__ = ("_find_client", "_make_id", "_peer", "exact_misses", "head", "trusted")
-
-    def __init__(
-        self,
-        peer: str,
-        *,
-        trusted: bool,
-        find_client: Callable[[str, ReadField], str],
-        make_id: Callable[[str], str],
-    ) -> None:
-        self._peer = peer
-        self._find_client = find_client
-        self._make_id = make_id
-        self.trusted = trusted
-        self.head = b""
-        self.exact_misses = 0
-
-    @property
-    def client(self) -> str:
-        """See `Arrival.client`."""
-        return self._find_client(self._peer, self.field) if self.trusted else self._peer
-
-    @property
-    def id(self) -> str:
-        """See `Arrival.id`."""
-        return self._make_id((self.field(b"x-request-id") or "") if self.trusted else "")
-
-    def field(self, name: bytes) -> str | None:
-        """See `Arrival.field`; several lines are joined by a comma."""
-        lines = _field_pattern(name).findall(self.head)
-        return from_wire(b", ".join(lines)) if lines else None
-
-
-@lru_cache(maxsize=256)
-def _field_pattern(name: bytes) -> re.Pattern[bytes]:
-    return re.compile(rb"\r\n(?i:" + re.escape(name) + rb"):[\t ]*([^\r]*?)[\t ]*(?=\r\n)")
-
-
-class KeptReply:
-    """An answer, ready to be sent but for what passes with time.
-
-    Args:
-        pieces: the head, cut where the values of `slots`, names of fields, stand; one piece more than slots.
-
-    Attributes:
-        wire: the response, in two pieces where the body is long; None where something of it is made for each request.
-        since, until: wall seconds between which it is right; a clock may be set back.
-        checks, records, tallies: of the plugins' parts.
-        durations: of the replays that the plugins have not been told of, in seconds.
-        uses: see `ReplayTerms`.
-        keys: the heads that it is kept under.
-        size: bytes that it counts for, its keys among them.
-        used: it was sent since room was last sought.
-    """
-
-    __slots__ = (
-        "_body", "_open", "_pieces", "_slots", "checks", "durations", "keys", "records", "since", "size", "tallies",
-        "terms", "until", "used", "uses", "wire",
-    )  # fmt: skip
-
-    def __init__(
-        self, terms: ReplayTerms, parts: Iterable[ReplayPart], pieces: list[bytes], slots: list[str], body: bytes
-    ) -> None:
-        parts = tuple(parts)
-        self.terms = terms
-        self.checks = tuple((part.check, part.field) for part in parts if part.check is not None)
-        self.records = tuple(part.record for part in parts if part.record is not None)
-        self.tallies = tuple(part.tally for part in parts if part.tally is not None)
-        self.durations: list[float] = []
-        self.uses = tuple(terms.uses)
-        self._pieces = pieces
-        self._slots = slots
-        self._body = body
-        self._open: tuple[tuple[bytes, str], ...] = ()  # what stands before a slot that each request fills
-        self.wire: Wire | None = None
-        self.since = inf
-        self.until = -inf
-        self.keys: list[bytes] = []
-        self.used = False
-        shared = len(body) > JOINED_BODY_BYTES and terms.keeps(body)
-        self.size = REPLY_OVERHEAD + sum(map(len, pieces)) + (0 if shared else len(body))
-
-    def renew(self, now: float) -> bool:
-        """Make `wire` as it is at `now`, wall seconds; whether the terms allow it still."""
-        changing = self.terms.fields(now)
-        if changing is None:
-            return False
-        self.since = now
-        fields, self.until = changing
-        values = dict(fields)
-        begun: list[tuple[bytes, str]] = []
-        piece = self._pieces[0]
-        for name, following in zip(self._slots, self._pieces[1:], strict=True):
-            if name in values:
-                piece += to_wire(values[name]) + following
-            else:
-                begun.append((piece, name))
-                piece = following
-        self._open = tuple(begun)
-        joined = len(self._body) <= JOINED_BODY_BYTES
-        self.wire = piece + self._body if joined else (piece, self._body)
-        return True
-
-    def filled(self, values: dict[str, str]) -> Wire:
-        """The response, with the values that the checks gave for this request."""
-        assert self.wire is not None
-        if not self._open:
-            return self.wire
-        head = b"".join([piece + to_wire(values[name]) for piece, name in self._open])
-        return head + self.wire if isinstance(self.wire, bytes) else (head + self.wire[0], self.wire[1])
 
 
 class FastLane:
@@ -221,7 +86,7 @@ class FastLane:
         self._seen.clear()
         self._older.clear()
         passed_over = sorted(PASSED_OVER - heeded) if heeded is not None else []
-        self._canonical = _lines_of(passed_over) if passed_over else None
+        self._canonical = lines_of(passed_over) if passed_over else None
 
     def answer(self, head: bytes, caller: Caller) -> Wire | None:
         """The response to a request with this head, or None: the pipeline answers.
@@ -313,7 +178,7 @@ class FastLane:
         end = len(head)
         if not 0 < end <= self._max_head_bytes or head.find(_EMPTY_LINE) != end - len(_EMPTY_LINE):
             return b""
-        if not head.startswith((b"GET ", b"HEAD ")) or not _stands_alone(head):
+        if not head.startswith((b"GET ", b"HEAD ")) or not stands_alone(head):
             return b""
         if self._canonical is not None:
             head, left_out = self._canonical.subn(b"", head)
@@ -352,7 +217,7 @@ class FastLane:
         if changing is None or terms.is_void:
             return False
         names = [name for name, _ in changing[0]] + [part.field for part in parts if part.field]
-        cut = _cut(head, names)
+        cut = cut_head(head, names)
         if cut is None:
             return False
         pieces, slots = cut
@@ -398,64 +263,3 @@ class FastLane:
             else:
                 oldest.keys = oldest.keys or [key]
                 self.drop(oldest)
-
-
-def _stands_alone(head: bytes) -> bool:
-    """Whether what `head` asks for can be told without the lines of `PASSED_OVER`, and its fields are all there is.
-
-    A trusted proxy's lists of hosts and schemes go with its list of addresses: by that the client's are found. And a
-    field named in `Connection` is no field of the request as plugins see it.
-    """
-    listed: set[bytes] = set()
-    for match in _FORWARDED.finditer(head):
-        name, value = match[1].lower(), match[2]
-        if name in listed or b"," in value:
-            return False
-        listed.add(name)
-    return _CONNECTION.search(head) is None
-
-
-def _cut(head: bytes, names: list[str]) -> tuple[list[bytes], list[str]] | None:
-    """`head` without the values of the fields `names`, in pieces, and the names in their order; None unless each of
-    these fields has one line.
-    """
-    places: list[tuple[int, int, str]] = []
-    for name in names:
-        lines = list(re.finditer(rb"\r\n(?i:" + re.escape(to_wire(name)) + rb"):[\t ]*([^\r]*)(?=\r\n)", head))
-        if len(lines) != 1:
-            return None
-        places.append((*lines[0].span(1), name))
-    places.sort()
-    pieces: list[bytes] = []
-    end = 0
-    for start, stop, _ in places:
-        pieces.append(head[end:start])
-        end = stop
-    pieces.append(head[end:])
-    return pieces, [name for _, _, name in places]
-
-
-def _lines_of(names: Sequence[str]) -> re.Pattern[bytes]:
-    """Matches a whole line of any of these fields, as every parser accepts it: no white space before the colon, no
-    control character in the value, and no line after it that goes on with it.
-    """
-    return re.compile(rb"\r\n" + _any_of(names) + rb":" + _ANY_VALUE + rb"(?=\r\n[^\t ])")
-
-
-def _any_of(names: Sequence[str]) -> bytes:
-    """Matches any of `names`, in any case. As a tree by first letters it takes 2.7 µs for a head of ten lines; as a
-    list of alternatives that ignores case, 5.2.
-    """
-    tree: dict[str, list[str]] = {}
-    for name in names:
-        tree.setdefault(name[:1], []).append(name[1:])
-    branches = [_letter(first) + (_any_of(rest) if any(rest) else b"") for first, rest in tree.items() if first]
-    pattern = b"|".join(branches)
-    if "" in tree:
-        return b"(?:" + pattern + b")?" if pattern else b""
-    return pattern if len(branches) == 1 else b"(?:" + pattern + b")"
-
-
-def _letter(letter: str) -> bytes:
-    lower, upper = letter.lower().encode(), letter.upper().encode()
-    return re.escape(lower) if lower == upper else b"[" + lower + upper + b"]"

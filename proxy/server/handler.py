@@ -22,7 +22,8 @@ from proxy.http.problem import error_response
 from proxy.metrics.registry import Registry
 from proxy.server.application import Application
 from proxy.server.counters import ServerCounters
-from proxy.server.fast_lane import Caller, FastLane
+from proxy.server.fast_lane import FastLane
+from proxy.server.heads import Caller
 from proxy.server.inbound import RequestBody, RequestReader, wanted_protocol
 from proxy.server.protocol import ClientGoneError, Connection
 from proxy.server.raw import RawRequest

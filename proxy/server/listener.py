@@ -14,10 +14,12 @@ from proxy.address import Address, remove_stale_socket
 from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 from proxy.server.application import Application
+from proxy.server.clients import ProxyServer
 from proxy.server.fast_lane import FastLane
 from proxy.server.handler import Handler
-from proxy.server.protocol import Connection, ProxyServer, require_supported_aiohttp
+from proxy.server.protocol import Connection
 from proxy.server.settings import ServerSettings
+from proxy.server.supported import require_supported_aiohttp
 
 CUT_SECONDS: Final = 5.0
 """How long handlers may take to end once their connections are cut."""

@@ -14,29 +14,26 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-import aiohttp
 import structlog
 from aiohttp import web
-from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from typing_extensions import override
 
-from proxy.errors import ProxyError
-from proxy.server.fast_lane import Caller, FastLane
-from proxy.server.forwarding import peer_address
-from proxy.server.raw import PlainRequest, RawRequest
-from proxy.server.refusals import RequestTimeoutError, TooManyConnectionsError, of_parser
+from proxy.server.fast_lane import FastLane
+from proxy.server.heads import Caller
+from proxy.server.raw import PlainRequest
+from proxy.server.refusals import RequestTimeoutError, of_parser
 from proxy.server.settings import ServerSettings
 from proxy.server.written import Written
-from proxy.tasks import Tasks
 
-SUPPORTED_AIOHTTP: Final = (3, 14)
+if TYPE_CHECKING:
+    from proxy.server.clients import ProxyServer
+
 LINGER_SECONDS: Final = 5.0
 """How long a client may go on sending what nobody reads before its connection is cut; nginx's lingering_timeout."""
 
@@ -71,24 +68,6 @@ class TunnelFeed(Protocol):
     def feed_eof(self) -> None:
         """The client sends no more. May be called twice."""
         ...
-
-
-def require_supported_aiohttp() -> None:
-    """Check that the aiohttp in use is one that this file knows.
-
-    Raises:
-        RuntimeError: it is another minor version, or its C parser is missing. The pure-Python parser reads some
-            requests differently: a proxy must not disagree with itself about where a request ends.
-    """
-    version = tuple(int(part) for part in aiohttp.__version__.split(".")[:2])
-    if version != SUPPORTED_AIOHTTP:
-        expected = ".".join(map(str, SUPPORTED_AIOHTTP))
-        raise RuntimeError(f"aiohttp {aiohttp.__version__} is installed, but this version needs aiohttp {expected}")
-    if HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise RuntimeError(
-            "aiohttp runs on its pure-Python parser: its C extension is missing or switched off "
-            "(AIOHTTP_NO_EXTENSIONS); install a wheel of aiohttp for this platform"
-        )
 
 
 class _Refusal(Written):
@@ -562,82 +541,3 @@ class Connection(web.RequestHandler):
             self.reset()
             raise ConnectionResetError("no response can be trusted any more")
         return _Refusal(self, self._server.refuse(of_parser(exc, self._settings)))
-
-
-class ProxyServer(web.Server):
-    """Makes a `Connection` for each client, and knows them all.
-
-    Args:
-        handler: answers one request.
-        settings: limits and time-outs.
-        refuse: the wire bytes of the problem document for what never became a request; the connection closes.
-        lane: answers what it can before it is parsed; None: everything is parsed.
-        caller: what the lane is to know of a peer, by its address.
-    """
-
-    def __init__(
-        self,
-        handler: Callable[[RawRequest], Awaitable[Written]],
-        *,
-        settings: ServerSettings,
-        refuse: Callable[[ProxyError], bytes],
-        lane: FastLane | None = None,
-        caller: Callable[[str], Caller] | None = None,
-    ) -> None:
-        super().__init__(handler, handler_cancellation=True)
-        self.answer = handler
-        self.tasks = Tasks()
-        self.refuse = refuse
-        self.lane = lane if caller is not None else None
-        self._caller = caller
-        self.draining = False
-        self._settings = settings
-        self.clients: set[Connection] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    @override
-    def __call__(self) -> Connection:
-        return Connection(self, self._loop, self._settings)
-
-    def caller(self, peername: object) -> Caller | None:
-        """What the fast lane is to know of the peer with this socket address."""
-        return None if self._caller is None else self._caller(peer_address(peername))
-
-    def admit(self, connection: Connection) -> bool:
-        """Take `connection` in, or answer that there are too many and close it."""
-        if len(self.clients) >= self._settings.max_connections:
-            connection.send(self.refuse(TooManyConnectionsError("too many clients are connected", retry_after=1)))
-            connection.force_close()
-            return False
-        self.clients.add(connection)
-        self._empty.clear()
-        return True
-
-    def forget(self, connection: Connection) -> None:
-        """`connection` is closed."""
-        self.clients.discard(connection)
-        if not self.clients:
-            self._empty.set()
-
-    def forget_reply_keys(self) -> None:
-        """What is being answered now is not kept by the fast lane: its key leaves out what may be heeded by now."""
-        for connection in self.clients:
-            connection.reply_key = b""
-
-    async def wait_until_empty(self) -> None:
-        """Wait until no client is connected."""
-        await self._empty.wait()
-
-    def close_idle(self) -> None:
-        """Close the connections that wait for a request, and let no connection outlive the request it has in hand."""
-        self.draining = True
-        for connection in list(self.clients):
-            connection.leave_lane()
-            if connection.idle:
-                connection.force_close()
-
-    def cut(self) -> None:
-        """End every connection, whatever it is doing."""
-        for connection in list(self.clients):
-            connection.reset()

@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from proxy.server import protocol
+from proxy.server import protocol, supported
 
 SERVER = Path(protocol.__file__).parent
 FIELDS = {
@@ -62,7 +62,7 @@ async def connection() -> RequestHandler:
 
 
 def test_version_is_the_pinned_minor_release() -> None:
-    assert tuple(int(part) for part in aiohttp.__version__.split(".")[:2]) == protocol.SUPPORTED_AIOHTTP
+    assert tuple(int(part) for part in aiohttp.__version__.split(".")[:2]) == supported.SUPPORTED_AIOHTTP
 
 
 @pytest.mark.parametrize("source", sorted(SERVER.glob("*.py")), ids=lambda path: path.name)
@@ -228,7 +228,7 @@ async def test_errors_of_the_parser_are_told_apart_by_these_words() -> None:
 
 def test_c_parser_is_in_use() -> None:
     assert HttpRequestParser.__module__ == "aiohttp._http_parser"
-    protocol.require_supported_aiohttp()
+    supported.require_supported_aiohttp()
 
 
 def test_pure_python_parser_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,12 +236,12 @@ def test_pure_python_parser_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
     HttpRequestParserPy.__module__ = "aiohttp.http_parser"
-    monkeypatch.setattr(protocol, "HttpRequestParser", HttpRequestParserPy)
+    monkeypatch.setattr(supported, "HttpRequestParser", HttpRequestParserPy)
     with pytest.raises(RuntimeError, match="pure-Python parser"):
-        protocol.require_supported_aiohttp()
+        supported.require_supported_aiohttp()
 
 
 def test_other_minor_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
     with pytest.raises(RuntimeError, match=r"needs aiohttp 3\.14"):
-        protocol.require_supported_aiohttp()
+        supported.require_supported_aiohttp()

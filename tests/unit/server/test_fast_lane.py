@@ -15,18 +15,14 @@ from hypothesis import strategies as st
 from proxy.pipeline.replay import PASSED_OVER, Arrival, ReplayPart
 from proxy.server.fast_lane import (
     EXACT_TRIES,
-    JOINED_BODY_BYTES,
     MAX_FIELDS_LEFT_OUT,
     MAX_HEAD_BYTES,
     MOST_KEYS,
     REMEMBERED_HEADS,
-    REPLY_OVERHEAD,
-    Caller,
     FastLane,
-    ReadField,
-    Wire,
-    _lines_of,
 )
+from proxy.server.heads import Caller, ReadField, lines_of
+from proxy.server.kept_reply import JOINED_BODY_BYTES, REPLY_OVERHEAD, Wire
 from proxy.storage.memory import Use
 from tests.support.clock import FakeClock
 
@@ -203,7 +199,7 @@ def test_what_only_looks_like_such_a_line_is_left_to_the_parser(bench: Bench, li
 
 @pytest.mark.parametrize("name", sorted(PASSED_OVER))
 def test_the_pattern_of_a_name_matches_it_and_no_part_of_it(name: str) -> None:
-    pattern = _lines_of(sorted(PASSED_OVER))
+    pattern = lines_of(sorted(PASSED_OVER))
     around = (b"GET / HTTP/1.1\r\nHost: a", b"\r\n\r\n")
     line = b"\r\n" + name.encode() + b": x"
     assert pattern.sub(b"", line.join(around)) == b"".join(around)
@@ -214,7 +210,7 @@ def test_the_pattern_of_a_name_matches_it_and_no_part_of_it(name: str) -> None:
 
 @given(st.lists(st.sampled_from(sorted(PASSED_OVER)), min_size=1, max_size=8, unique=True), st.data())
 def test_the_pattern_matches_its_names_alone(names: list[str], data: st.DataObject) -> None:
-    pattern = _lines_of(sorted(names))
+    pattern = lines_of(sorted(names))
     name = data.draw(st.sampled_from(sorted(PASSED_OVER)))
     line = b"\r\n" + name.encode() + b": x"
     assert (pattern.match(line + b"\r\n\r\n") is not None) == (name in names)
@@ -241,7 +237,7 @@ def test_what_is_cut_out_are_whole_lines(pieces: list[bytes]) -> None:
             dropped += 1
         else:
             kept.append(line)
-    assert _lines_of(["cookie"]).subn(b"", data) == (b"\r\n".join(kept), dropped)
+    assert lines_of(["cookie"]).subn(b"", data) == (b"\r\n".join(kept), dropped)
 
 
 def test_too_many_lines_are_left_to_the_parser_and_its_limits(bench: Bench) -> None:

@@ -7,7 +7,8 @@ import pytest
 from typing_extensions import override
 
 from proxy.errors import ProxyError
-from proxy.server.protocol import ClientGoneError, Connection, ProxyServer, WriteTimeoutError
+from proxy.server.clients import ProxyServer
+from proxy.server.protocol import ClientGoneError, Connection, WriteTimeoutError
 from proxy.server.raw import RawRequest
 from proxy.server.settings import ServerSettings
 from proxy.server.written import GOES_ON, Written

@@ -1,0 +1,110 @@
+"""An answer of the fast lane: bytes ready to be sent, but for what passes with time and what each request adds."""
+
+import re
+from collections.abc import Iterable
+from math import inf
+from typing import Final, TypeAlias
+
+from proxy.http.message import to_wire
+from proxy.pipeline.replay import ReplayPart, ReplayTerms
+
+Wire: TypeAlias = bytes | tuple[bytes, ...]
+
+JOINED_BODY_BYTES: Final = 16_384
+"""Up to this size head and body are kept as one piece, which costs a copy of the body and saves a part of the write."""
+
+REPLY_OVERHEAD: Final = 1_500
+
+
+class KeptReply:
+    """An answer, ready to be sent but for what passes with time.
+
+    Args:
+        pieces: the head, cut where the values of `slots`, names of fields, stand; one piece more than slots.
+
+    Attributes:
+        wire: the response, in two pieces where the body is long; None where something of it is made for each request.
+        since, until: wall seconds between which it is right; a clock may be set back.
+        checks, records, tallies: of the plugins' parts.
+        durations: of the replays that the plugins have not been told of, in seconds.
+        uses: see `ReplayTerms`.
+        keys: the heads that it is kept under.
+        size: bytes that it counts for, its keys among them.
+        used: it was sent since room was last sought.
+    """
+
+    __slots__ = (
+        "_body", "_open", "_pieces", "_slots", "checks", "durations", "keys", "records", "since", "size", "tallies",
+        "terms", "until", "used", "uses", "wire",
+    )  # fmt: skip
+
+    def __init__(
+        self, terms: ReplayTerms, parts: Iterable[ReplayPart], pieces: list[bytes], slots: list[str], body: bytes
+    ) -> None:
+        parts = tuple(parts)
+        self.terms = terms
+        self.checks = tuple((part.check, part.field) for part in parts if part.check is not None)
+        self.records = tuple(part.record for part in parts if part.record is not None)
+        self.tallies = tuple(part.tally for part in parts if part.tally is not None)
+        self.durations: list[float] = []
+        self.uses = tuple(terms.uses)
+        self._pieces = pieces
+        self._slots = slots
+        self._body = body
+        self._open: tuple[tuple[bytes, str], ...] = ()  # what stands before a slot that each request fills
+        self.wire: Wire | None = None
+        self.since = inf
+        self.until = -inf
+        self.keys: list[bytes] = []
+        self.used = False
+        shared = len(body) > JOINED_BODY_BYTES and terms.keeps(body)
+        self.size = REPLY_OVERHEAD + sum(map(len, pieces)) + (0 if shared else len(body))
+
+    def renew(self, now: float) -> bool:
+        """Make `wire` as it is at `now`, wall seconds; whether the terms allow it still."""
+        changing = self.terms.fields(now)
+        if changing is None:
+            return False
+        self.since = now
+        fields, self.until = changing
+        values = dict(fields)
+        begun: list[tuple[bytes, str]] = []
+        piece = self._pieces[0]
+        for name, following in zip(self._slots, self._pieces[1:], strict=True):
+            if name in values:
+                piece += to_wire(values[name]) + following
+            else:
+                begun.append((piece, name))
+                piece = following
+        self._open = tuple(begun)
+        joined = len(self._body) <= JOINED_BODY_BYTES
+        self.wire = piece + self._body if joined else (piece, self._body)
+        return True
+
+    def filled(self, values: dict[str, str]) -> Wire:
+        """The response, with the values that the checks gave for this request."""
+        assert self.wire is not None
+        if not self._open:
+            return self.wire
+        head = b"".join([piece + to_wire(values[name]) for piece, name in self._open])
+        return head + self.wire if isinstance(self.wire, bytes) else (head + self.wire[0], self.wire[1])
+
+
+def cut_head(head: bytes, names: list[str]) -> tuple[list[bytes], list[str]] | None:
+    """`head` without the values of the fields `names`, in pieces, and the names in their order; None unless each of
+    these fields has one line.
+    """
+    places: list[tuple[int, int, str]] = []
+    for name in names:
+        lines = list(re.finditer(rb"\r\n(?i:" + re.escape(to_wire(name)) + rb"):[\t ]*([^\r]*)(?=\r\n)", head))
+        if len(lines) != 1:
+            return None
+        places.append((*lines[0].span(1), name))
+    places.sort()
+    pieces: list[bytes] = []
+    end = 0
+    for start, stop, _ in places:
+        pieces.append(head[end:start])
+        end = stop
+    pieces.append(head[end:])
+    return pieces, [name for _, _, name in places]
