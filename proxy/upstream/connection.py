@@ -59,7 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
     """See the module.
 
     Attributes:
-        born, idle_since: monotonic seconds.
+        born, idle_since: monotonic seconds; the pool tells when it is idle.
         requests: that were begun on it.
         busy: a request is under way, or its response.
         response: its final head, once that is here.
@@ -70,7 +70,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_bodiless_bytes", "_changed", "_chunks", "_clock", "_closed", "_complete", "_drained", "_error", "_held",
+        "_bodiless_bytes", "_changed", "_chunks", "_closed", "_complete", "_drained", "_error", "_held",
         "_idle_timeout", "_informational", "_keep_alive", "_max_head_bytes", "_names", "_overrun", "_parser",
         "_parser_spent", "_paused", "_reason", "_values", "_without_body", "born", "busy", "idle_since", "requests",
         "response", "sending", "transport", "upgraded", "writing_paused", "wrote",
@@ -78,7 +78,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, clock: Clock, max_head_bytes: int, idle_timeout_seconds: float) -> None:
         # Per connection.
-        self._clock = clock
         self._max_head_bytes = max_head_bytes
         self._idle_timeout = idle_timeout_seconds
         self._changed = Signal()
@@ -170,7 +169,7 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if not (self.complete and self._without_body):
                 self._fail(UpstreamError(f"the upstream's response is not HTTP: {error}"))
-        if self._bodiless_bytes > self._max_head_bytes and not self._complete:
+        if self._bodiless_bytes > self._max_head_bytes and not self.complete:
             self._fail(
                 UpstreamError(
                     f"a head or trailer section of the upstream's response is over {self._max_head_bytes} bytes",
@@ -398,11 +397,6 @@ class UpstreamConnection(asyncio.Protocol):
                 self.abort()
                 raise UpstreamTimeoutError(f"the upstream was silent for {self._idle_timeout:g} s") from None
         return self.arrived()
-
-    def idle(self, now: float) -> None:
-        """Nobody uses it from now (monotonic seconds) on."""
-        self.busy = False
-        self.idle_since = now
 
     def abort(self) -> None:
         """Close at once."""

@@ -78,7 +78,7 @@ class UpstreamPool:
 
     def __init__(self, settings: UpstreamSettings, clock: Clock, metrics: Registry, tasks: Tasks) -> None:
         self._settings = settings
-        self._clock = clock
+        self._monotonic = clock.monotonic
         self._tasks = tasks
         self._metrics = metrics
         self._dialler = Dialler(settings, clock)
@@ -150,7 +150,7 @@ class UpstreamPool:
 
     async def _look(self, path: str | None) -> bool:
         """Whether the upstream is there: takes a connection, or gives no error on its health path."""
-        began = self._clock.monotonic()
+        began = self._monotonic()
         try:
             if path is None:
                 self._dialling += 1
@@ -167,13 +167,13 @@ class UpstreamPool:
         except UpstreamError as error:
             self.health.failed(error.detail, reached=not isinstance(error, UpstreamConnectError))
             return False
-        self.health.succeeded(self._clock.monotonic() - began)
+        self.health.succeeded(self._monotonic() - began)
         return True
 
     async def _drop_idle(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            now = self._clock.monotonic()
+            now = self._monotonic()
             for connection in [one for one in self._idle if not self._is_fit(one, now, safe=True)]:
                 self._idle.remove(connection)
                 self._drop(connection)
@@ -188,13 +188,13 @@ class UpstreamPool:
             ClientError: the client's body could not be read to its end.
         """
         self._requests.value += 1
-        began = self._clock.monotonic()
+        began = self._monotonic()
         try:
             connection, head = await self._ask(request, informational, "")
         except UpstreamError as error:
             self._note_failure(error)
             raise
-        self.health.succeeded(self._clock.monotonic() - began)
+        self.health.succeeded(self._monotonic() - began)
         if head.status == 101:
             self._drop(connection)
             raise UpstreamError("the upstream switched protocols without being asked")
@@ -207,13 +207,13 @@ class UpstreamPool:
             UpstreamError: there is no response.
         """
         self._requests.value += 1
-        began = self._clock.monotonic()
+        began = self._monotonic()
         try:
             connection, head = await self._ask(request, None, protocol)
         except UpstreamError as error:
             self._note_failure(error)
             raise
-        self.health.succeeded(self._clock.monotonic() - began)
+        self.health.succeeded(self._monotonic() - began)
         if head.status != 101:
             return self._response(connection, head, without_body=False)
         switched = next(map(from_wire, head.lines(b"upgrade")), protocol)
@@ -299,7 +299,7 @@ class UpstreamPool:
                 continue
             given = await self._wait_in_line()
             if given is not None:
-                if self._is_fit(given, self._clock.monotonic(), safe=safe):
+                if self._is_fit(given, self._monotonic(), safe=safe):
                     return given
                 # It closed in the meantime, or is too old. Who has waited does not wait again: a new one in its place.
                 given.abort()
@@ -312,7 +312,7 @@ class UpstreamPool:
         idle = self._idle
         if not idle:
             return None
-        now = self._clock.monotonic()
+        now = self._monotonic()
         while idle:
             connection = idle.pop()
             if self._is_fit(connection, now, safe=safe):
@@ -367,7 +367,7 @@ class UpstreamPool:
 
     async def _connect(self) -> UpstreamConnection:
         """A new connection; its place has been counted in `_dialling`."""
-        began = self._clock.monotonic()
+        began = self._monotonic()
         try:
             connection = await self._dialler.dial()
         except BaseException:
@@ -379,7 +379,7 @@ class UpstreamPool:
             connection.abort()
             raise _shutting_down()
         self._open.add(connection)
-        self._connects.observe(self._clock.monotonic() - began)
+        self._connects.observe(self._monotonic() - began)
         return connection
 
     def _release(self, connection: UpstreamConnection) -> None:
@@ -392,7 +392,8 @@ class UpstreamPool:
 
     def _park(self, connection: UpstreamConnection) -> None:
         """Keep `connection` for whoever comes next, or waits."""
-        connection.idle(self._clock.monotonic())
+        connection.busy = False
+        connection.idle_since = self._monotonic()
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
