@@ -10,7 +10,7 @@ from typing import Final, assert_never
 
 from plugins.cache.fetch import Fetcher, FlightKey
 from plugins.cache.settings import CacheSettings
-from plugins.cache.variants import variant_place
+from plugins.cache.variants import variant_place, why_missing
 from proxy.http.cache_control import request_directives
 from proxy.http.message import Request
 from proxy.pipeline.exchange import Exchange
@@ -103,9 +103,7 @@ class Explainer:
         stored = [self._variant(look, selected, now) for look in looks if isinstance(look.record, Entry)]
         steps += _directive_steps(request)
         decision = reuse.decide(request, entry.stored if entry is not None else None, now, self._options)
-        reason = decision.reason
-        if entry is None and any(isinstance(look.record, VaryMarker) for look in looks):
-            reason = Reason.VARY_MISS if reason is Reason.NOTHING_STORED else reason
+        reason = why_missing(decision.reason, self._marker(looks))
         steps.append(_told("decision", reason))
         key = CacheKey(primary) if selected is None else selected.key
         steps += self._fetch_steps(decision, (key, "Authorization" in request.headers))
@@ -183,6 +181,10 @@ class Explainer:
             if found is not None and not self._is_void(found):
                 return found
         return None
+
+    def _marker(self, looks: list[_Look]) -> VaryMarker | None:
+        markers = (look.record for look in looks if isinstance(look.record, VaryMarker) and not self._is_void(look))
+        return next(markers, None)
 
     def _is_void(self, look: _Look) -> bool:
         purge = self._services.invalidations.newest_match(look.key.primary, look.record)

@@ -24,7 +24,7 @@ from plugins.cache.parts import wanted_part
 from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS, HitTerms, hit_part, may_replay
 from plugins.cache.serving import aged_headers, respond
 from plugins.cache.settings import CacheSettings
-from plugins.cache.variants import variant_place
+from plugins.cache.variants import variant_place, why_missing
 from proxy.errors import ProxyError, UpstreamError
 from proxy.http.body import close_body
 from proxy.http.message import Headers, Request, Response
@@ -187,7 +187,7 @@ class Cache(Plugin[CacheSettings]):
                 place = Place(place.key, place.marker)
                 part = wanted_part(exchange.request) if self.settings.store_parts else None
                 key = key if part is None else (*key, part)
-                return await self._fetch(exchange, key, place, decision.reason, None)
+                return await self._fetch(exchange, key, place, why_missing(decision.reason, place.marker), None)
 
     # Looking up.
 
@@ -280,13 +280,20 @@ class Cache(Plugin[CacheSettings]):
         _, voyage = self._fetcher.set_out(key, exchange, place, look=look)
         voyage.claim(taken=False)
 
-    def _stale_on_error(self, exchange: Exchange, place: Place, now: float) -> Response | None:
-        """The stored response in place of an error, if it may be used so (RFC 5861 §4)."""
+    def _stale_on_error(
+        self, exchange: Exchange, place: Place, now: float, *, fwd: str = "", fwd_status: int | None = None
+    ) -> Response | None:
+        """The stored response in place of an error, if it may be used so (RFC 5861 §4).
+
+        Args:
+            fwd, fwd_status: why the origin was asked, and what it answered. Without an answer of it the stored response
+                counts as a hit (RFC 9211 §2.1).
+        """
         entry = place.entry
         if entry is None or not reuse.usable_on_error(exchange.request, entry.stored, now, self._options):
             return None
         ttl = entry.stored.fresh_until - now
-        report = CacheReport(CacheResult.STALE, Reason.STALE_IF_ERROR, ttl=ttl, tier=place.tier)
+        report = CacheReport(CacheResult.STALE, Reason.STALE_IF_ERROR, fwd, fwd_status, ttl=ttl, tier=place.tier)
         return self._serve(exchange, place, entry, now, report)
 
     # Fetching.
@@ -356,7 +363,8 @@ class Cache(Plugin[CacheSettings]):
         fwd = reason.fwd
         if isinstance(landed, Passed):
             if landed.response.status in ERROR_STATUSES and voyage is not None:
-                stale = self._stale_on_error(exchange, place, now)
+                status = landed.response.status
+                stale = self._stale_on_error(exchange, place, now, fwd=fwd, fwd_status=status)
                 if stale is not None:
                     await close_body(landed.response.body)
                     return stale
@@ -418,7 +426,8 @@ class Cache(Plugin[CacheSettings]):
     async def on_response(self, exchange: Exchange, response: Response) -> Response:
         request, place = exchange.request, exchange.take(_PLACE)
         if response.status in ERROR_STATUSES and place is not None:
-            stale = self._stale_on_error(exchange, place, self._clock.wall())
+            fwd = exchange.cache.fwd
+            stale = self._stale_on_error(exchange, place, self._clock.wall(), fwd=fwd, fwd_status=response.status)
             if stale is not None:
                 await close_body(response.body)
                 return stale

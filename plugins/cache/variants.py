@@ -2,6 +2,7 @@
 
 from proxy.http.message import Request
 from proxy.policy import vary
+from proxy.policy.reasons import Reason
 from proxy.storage.base import CacheKey, VaryMarker
 from proxy.storage.memory import MemoryStore
 
@@ -9,6 +10,11 @@ from proxy.storage.memory import MemoryStore
 def variant_place(primary: str, marker: VaryMarker, request: Request) -> CacheKey:
     """The key of the variant that `request` selects."""
     return CacheKey(primary, f"{marker.generation}.{vary.variant_key(marker.names, request.headers)}")
+
+
+def why_missing(reason: Reason, marker: VaryMarker | None) -> Reason:
+    """`reason`, or that no variant was selected where `marker` tells that the resource has some (RFC 9211 §2.2)."""
+    return Reason.VARY_MISS if reason is Reason.NOTHING_STORED and marker is not None else reason
 
 
 def is_crowded(l1: MemoryStore, key: CacheKey, marker: VaryMarker, now: float, max_variants: int) -> bool:

@@ -296,6 +296,24 @@ class TestValidation:
             answered = await h.get("/a", {"Cache-Control": "no-cache"})
         assert (result(answered), origin.asked) == ("revalidated", 2)
 
+    async def test_a_variant_that_is_not_stored_is_a_vary_miss(self) -> None:
+        async with cached(Origin({**FRESH, "Vary": "X-Lang"})) as h:
+            await h.get("/a", {"X-Lang": "de"})
+            answered = await h.get("/a", {"X-Lang": "en"})
+            await h.services.invalidations.append(PurgeScope.URL, answered.exchange.request.url)
+            purged = await h.get("/a", {"X-Lang": "en"})
+        assert [one.exchange.cache.fwd for one in (answered, purged)] == ["vary-miss", "uri-miss"]
+
+    async def test_stale_after_an_answered_error_says_that_the_origin_was_asked(self) -> None:
+        good = response(200, b"x", {"Cache-Control": "max-age=1, stale-if-error=60"})
+        origin = Origin({}, make=lambda _, n: good if n == 1 else response(503))
+        async with cached(origin) as h:
+            await h.get("/a")
+            h.clock.advance(3)
+            asked, left_alone = await h.get("/a"), await h.get("/a")
+        assert asked.header("Cache-Status") == "sidecache;fwd=stale;fwd-status=503;ttl=-2;detail=stale-if-error"
+        assert left_alone.header("Cache-Status") == "sidecache;hit;ttl=-2;detail=stale-if-error"
+
     @pytest.mark.parametrize("line", [{"Cache-Control": "no-cache"}, {"Pragma": "no-cache"}])
     async def test_a_clients_no_cache_shares_no_answer_from_before_it(self, line: dict[str, str]) -> None:
         gate = asyncio.Event()
