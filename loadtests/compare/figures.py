@@ -40,6 +40,7 @@ class Sample:
     load: Load
     cpu_us: float  # processor time of the proxy per request, microseconds
     pss_bytes: int
+    l2_share: float | None = None  # answers of the second tier per request, where that is what is measured
 
     def value(self, metric: Metric) -> float:
         """The figure that a floor speaks of."""
@@ -49,12 +50,17 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """A ratio of the first system's figure to another's that is to be reached, or with `at_most` not passed."""
+    """A ratio of the first system's figure to another's that is to be reached, or with `at_most` not passed.
+
+    Attributes:
+        over: a system whose figure is first taken from both: what a proxy adds to the origin's latency.
+    """
 
     against: str
     ratio: float
     metric: Metric = "rate"
     at_most: bool = False
+    over: str | None = None
 
     def met(self, measured: float) -> bool:
         """Whether a measured ratio keeps it."""
@@ -65,7 +71,7 @@ def parse_wrk(text: str) -> Load:
     """Read the report of `wrk --latency`.
 
     Raises:
-        ReportError: a figure is missing, or there were socket errors or statuses from 400 on.
+        ReportError: a figure is missing, nothing was answered, or there were socket errors or statuses from 400 on.
     """
     if (errors := _SOCKET_ERRORS.search(text)) and any(int(count) for count in errors.groups()):
         raise ReportError(errors.group())
@@ -75,6 +81,8 @@ def parse_wrk(text: str) -> Load:
     times = {share: float(number) * _SECONDS[unit] for share, number, unit in _PERCENTILE.findall(text)}
     if not (total and rate and transfer and times.keys() == {"50", "99"}):
         raise ReportError(f"wrk's report cannot be read:\n{text}")
+    if not int(total[1]):
+        raise ReportError("no request was answered")
     return Load(
         requests=int(total[1]),
         rate=float(rate[1]),
@@ -84,21 +92,34 @@ def parse_wrk(text: str) -> Load:
     )
 
 
-def ratio(rounds: Sequence[Mapping[str, Sample]], subject: str, peer: str, metric: Metric) -> float:
-    """The median over rounds of `subject`'s figure over `peer`'s: a slow moment of the machine strikes both alike.
+def ratio(rounds: Sequence[Mapping[str, Sample]], subject: str, floor: Floor) -> float:
+    """The median over rounds of `subject`'s figure over another's: a slow moment of the machine strikes both alike.
+
+    Args:
+        rounds: the samples of each round by system; a round that lacks one of those asked for does not count.
+        subject: the system that is judged.
+        floor: says against which other one, in what.
 
     Raises:
-        ReportError: the peer's figure is nought.
+        ReportError: there is no such round, or the other's figure is nought or below.
     """
-    pairs = [(samples[subject].value(metric), samples[peer].value(metric)) for samples in rounds]
-    if not all(below for _, below in pairs):
-        raise ReportError(f"{peer} has a {metric} of 0: no ratio to it")
-    return median(above / below for above, below in pairs)
+    ratios = []
+    for samples in rounds:
+        if {subject, floor.against, floor.over or subject} <= samples.keys():
+            base = samples[floor.over].value(floor.metric) if floor.over else 0.0
+            below = samples[floor.against].value(floor.metric) - base
+            if below <= 0:
+                raise ReportError(f"{floor.against} has a {floor.metric} of {below:g}: no ratio to it")
+            ratios.append((samples[subject].value(floor.metric) - base) / below)
+    if not ratios:
+        raise ReportError(f"no round has both {subject} and {floor.against}")
+    return median(ratios)
 
 
 def middle(samples: Sequence[Sample]) -> Sample:
     """The medians of each figure."""
     loads = [sample.load for sample in samples]
+    shares = [sample.l2_share for sample in samples if sample.l2_share is not None]
     return Sample(
         load=Load(
             requests=int(median(load.requests for load in loads)),
@@ -109,4 +130,5 @@ def middle(samples: Sequence[Sample]) -> Sample:
         ),
         cpu_us=median(sample.cpu_us for sample in samples),
         pss_bytes=int(median(sample.pss_bytes for sample in samples)),
+        l2_share=median(shares) if shares else None,
     )

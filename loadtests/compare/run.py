@@ -2,181 +2,136 @@
 
 All systems of a scenario run at once, and are loaded in turn, round after round; ratios are taken within a round, and
 their medians are reported. What a system answers is checked before it is loaded, and the origin's own count tells
-afterwards whether hits were hits. The status is 0 if everything could be measured, whether or not the floors are met.
+afterwards whether hits were hits.
+
+It runs unattended: every wait has an end, a system that fails is marked as failed and started afresh for the next
+scenario, and what is known so far is written after each. The status is 0 if everything could be measured, whether or
+not the floors are met; 1 if not.
 """
 
 import argparse
 import contextlib
-import http.client
 import os
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
-import urllib.request
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from deploy.demo.processes import HOST, ROOT, StartError
-from loadtests.compare import systems
-from loadtests.compare.figures import ReportError, Sample, middle, parse_wrk
+from deploy.demo.processes import ROOT, StartError
+from loadtests.compare.figures import Sample
+from loadtests.compare.kinds import KINDS, OPEN_FILES
+from loadtests.compare.measure import check, noted, sample, warm
+from loadtests.compare.memory import memory
+from loadtests.compare.picture import as_svg
+from loadtests.compare.report import Results, as_json, as_markdown
 from loadtests.compare.scenarios import SCENARIOS, Scenario
-from loadtests.compare.table import Outcome, as_json, as_markdown, as_svg, judged
+from loadtests.compare.systems import Stage, program
+from loadtests.compare.table import Outcome, judged, memory_judged
 
-HERE: Final = Path(__file__).parent
-RESULTS: Final = ROOT / "loadtests" / "results" / "compare.json"
-GRACE_SECONDS: Final = 20
-STRAY_SHARE: Final = 0.001  # of requests, that may reach the origin though they should hit, and the other way round
-
-
-def ask(port: int, scenario: Scenario, headers: dict[str, str]) -> tuple[int, http.client.HTTPMessage, int]:
-    """One request of a scenario; status, fields, and bytes of body."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=30)
-    try:
-        content = b"x" * 1024 if scenario.method == "POST" else None
-        connection.request(scenario.method, scenario.path, content, headers)
-        response = connection.getresponse()
-        return response.status, response.headers, len(response.read())
-    finally:
-        connection.close()
+MEMORY: Final = "memory"
+LIMIT_SECONDS: Final = 870
+MEMORY_SECONDS: Final = 200
+"""Kept free of scenarios for measuring the memory."""
+_LAST_SECONDS: Final = 40
+"""For ending everything after the limit, before this process ends itself, and the kernel its children."""
 
 
-def check(scenario: Scenario, running: systems.Running) -> dict[str, str]:
-    """See to it that a proxy answers as the scenario says; the fields to send, with the entity-tag filled in.
-
-    Raises:
-        ReportError: it does not.
-    """
-    _, first, _ = ask(running.port, scenario, {})
-    headers = {name: value.format(etag=first.get("ETag", "")) for name, value in scenario.headers}
-    for _ in range(2):  # the second comes from the cache
-        status, fields, size = ask(running.port, scenario, headers)
-        wrong = status != scenario.status or fields.get("Content-Encoding") != scenario.coding
-        if wrong or (scenario.body_bytes is not None and size != scenario.body_bytes):
-            raise ReportError(f"{scenario.name}: {running.kind} answers {status} with {size} bytes\n{fields}")
-    return headers
+class TimeIsUp(BaseException):  # an order to end, as KeyboardInterrupt is
+    """The whole takes too long. No Exception: what a system does wrong is passed over, this is not."""
 
 
-def origin_requests(port: int) -> int:
-    """How many requests the origin has had."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://{HOST}:{port}/origin-status", timeout=5) as response:
-        return int(response.read().split(b"\n")[2].split()[2])
+def expected(scenario: Scenario, stage: Stage) -> bytes:
+    """What the body is to be."""
+    return (stage.origin.directory / "files" / scenario.file).read_bytes() if scenario.file else scenario.content
 
 
-def wrk(scenario: Scenario, port: int, headers: dict[str, str], seconds: int, run: str) -> str:
-    """Load a proxy; what wrk reports."""
-    command = [systems.program("wrk"), "--latency", "--threads", "1", "--timeout", "10s"]
-    command += ["--connections", str(scenario.connections), "--duration", f"{seconds}s"]
-    for name, value in headers.items():
-        command += ["--header", f"{name}: {value}"]
-    if scenario.script:
-        command += ["--script", str(HERE / "wrk" / scenario.script)]
-    command += [f"http://{HOST}:{port}{scenario.path}"]
-    if scenario.arguments:
-        command += ["--", *(argument.format(run=run) for argument in scenario.arguments)]
-    done = subprocess.run(
-        systems.pinned(systems.LOAD_CORE, command),
-        capture_output=True,
-        text=True,
-        timeout=seconds + GRACE_SECONDS,
-        check=True,
-    )
-    return done.stdout
-
-
-def warm(scenario: Scenario, running: systems.Running, origin: int, headers: dict[str, str]) -> None:
-    """Load until the origin is asked no more where answers are to come from a cache; else for a second.
-
-    Raises:
-        ReportError: the origin is still asked after ten seconds.
-    """
-    for attempt in range(10):
-        before = origin_requests(origin)
-        wrk(scenario, running.port, headers, 1, f"warm{attempt}")
-        if scenario.origin == "all" or origin_requests(origin) - before <= 2:
-            return
-    raise ReportError(f"{scenario.name}: {running.kind} does not cache")
-
-
-def sample(
-    scenario: Scenario, running: systems.Running, origin: int, headers: dict[str, str], seconds: int, run: str
-) -> Sample:
-    """Load a proxy once, and judge by the origin's count whether it did what the scenario is about.
-
-    Raises:
-        ReportError: it did not, or there were errors.
-    """
-    asked, used = origin_requests(origin), systems.cpu_seconds(running.pid)
-    report = wrk(scenario, running.port, headers, seconds, run)
-    used = systems.cpu_seconds(running.pid) - used
-    asked = origin_requests(origin) - asked - 1  # this question is counted too
-    try:
-        load = parse_wrk(report)
-    except ReportError as error:
-        raise ReportError(f"{scenario.name}: {running.kind}: {error}") from error
-    stray = load.requests * STRAY_SHARE
-    if (scenario.origin == "none" and asked > stray) or (scenario.origin == "all" and asked < load.requests - stray):
-        raise ReportError(f"{scenario.name}: {running.kind}: {asked} of {load.requests} requests reached the origin")
-    return Sample(load, 1e6 * used / max(load.requests, 1), systems.pss_bytes(running.pid))
-
-
-def compare(scenario: Scenario, kinds: Sequence[str], rounds: int, seconds: int) -> Outcome:
+def compare(
+    scenario: Scenario, stage: Stage, kinds: Sequence[str], rounds: int, seconds: int, deadline: float
+) -> Outcome:
     """Measure one scenario.
 
-    Raises:
-        StartError: a system does not start.
-        ReportError: a system answers wrongly.
+    Args:
+        deadline: of the monotonic clock; no round begins after it.
     """
-    with directory() as place, contextlib.ExitStack() as stack:
-        origin = stack.enter_context(systems.origin(place))
-        proxies = [stack.enter_context(systems.proxy(kind, place, origin)) for kind in kinds]
-        headers = {one.kind: check(scenario, one) for one in proxies}
-        for one in proxies:
-            warm(scenario, one, origin, headers[one.kind])
-        measured = []
-        for number in range(rounds):
-            # The other way round each time: who comes first has no advantage.
-            ordered = proxies if number % 2 == 0 else proxies[::-1]
-            measured.append(
-                {
-                    one.kind: sample(scenario, one, origin, headers[one.kind], seconds, f"round{number}")
-                    for one in ordered
-                }
-            )
-    middles = {kind: middle([samples[kind] for samples in measured]) for kind in kinds}
-    return Outcome(scenario, middles, tuple(measured))
+    failures: dict[str, str] = {}
+    headers: dict[str, dict[str, str]] = {}
+    stage.keep_only(tuple(kinds))
+    content = expected(scenario, stage)
+    for kind in kinds:
+        with noted(failures, kind):
+            headers[kind] = check(scenario, stage.get(kind), content)
+            warm(scenario, stage.get(kind), stage.origin.port, headers[kind])
+    measured: list[dict[str, Sample]] = []
+    for number in range(rounds):
+        if time.monotonic() > deadline:
+            break
+        samples: dict[str, Sample] = {}
+        # The other way round each time: who comes first has no advantage.
+        for kind in kinds if number % 2 == 0 else kinds[::-1]:
+            for attempt in range(2):  # on a shared machine one run may be spoilt; twice is no accident
+                if kind in failures:
+                    break
+                trouble: dict[str, str] = {}
+                with noted(trouble, kind):
+                    running = stage.get(kind)
+                    run = f"round{number}-{attempt}"
+                    samples[kind] = sample(scenario, running, stage.origin.port, headers[kind], seconds, run)
+                    break
+                if attempt:
+                    failures |= trouble
+        measured.append(samples)
+    for kind in kinds:
+        if kind not in failures:
+            with noted(failures, kind):  # and still the right bytes
+                check(scenario, stage.get(kind), content)
+    for kind in failures:
+        stage.stop(kind)
+    return Outcome(scenario, tuple(kinds), tuple(measured), failures)
 
 
 @contextlib.contextmanager
 def directory() -> Iterator[Path]:
     """A directory in memory where the machine has one: nginx's cache is then as far from the disk as the others'."""
     shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="sidecache-compare-", dir=shared if shared.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="sidecache-compare-", dir=shared if shared.is_dir() else None, ignore_cleanup_errors=True
+    ) as name:
         yield Path(name)
 
 
 def version(command: list[str]) -> str:
     """The first line of what a program says of its version."""
-    done = subprocess.run([systems.program(command[0]), *command[1:]], capture_output=True, text=True, check=False)
-    return (done.stdout + done.stderr).strip().splitlines()[0]
+    try:
+        done = subprocess.run(
+            [program(command[0]), *command[1:]], capture_output=True, text=True, check=False, timeout=10
+        )
+    except (StartError, OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return (done.stdout + done.stderr).strip().partition("\n")[0]
 
 
 def machine() -> dict[str, str]:
     """What the figures depend on."""
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    virtual = any(line.startswith("flags") and " hypervisor" in line for line in lines)
     return {
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": model[0].partition(": ")[2] if model else "unknown",
-        "cores": str(os.cpu_count()),
+        "processor": model[0] if model else "unknown",
+        "cores": f"{os.cpu_count()}{', virtual' if virtual else ''}",
+        "load before the run": f"{os.getloadavg()[0]:.2f}",
         "python": sys.version.split()[0],
         "nginx": version(["nginx", "-v"]),
         "haproxy": version(["haproxy", "-v"]),
         "varnish": version(["varnishd", "-V"]),
+        "redis": version(["redis-server", "--version"]),
         "wrk": version(["wrk", "-v"]),
     }
 
@@ -185,53 +140,99 @@ def options() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description="Sidecache beside nginx, HAProxy and Varnish.")
     names = [scenario.name for scenario in SCENARIOS]
-    parser.add_argument("--scenario", action="append", choices=names, help="only this one; may be repeated")
-    parser.add_argument("--system", action="append", choices=systems.KINDS, help="only this one; may be repeated")
+    parser.add_argument("--scenario", action="append", choices=[*names, MEMORY], help="only this; may be repeated")
+    parser.add_argument("--system", action="append", choices=list(KINDS), help="only this one; may be repeated")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk")
-    parser.add_argument("--store", action="store_true", help="write the result though it is a part only")
+    parser.add_argument("--seconds", type=int, default=2, help="of each run of wrk")
+    parser.add_argument("--limit-seconds", type=int, default=LIMIT_SECONDS, help="for the whole")
+    parser.add_argument("--store", type=Path, help="write the result below this directory, though it is a part only")
     return parser.parse_args()
 
 
-def store(outcomes: list[Outcome], about: dict[str, str]) -> None:
-    """Write the result for machines, for readers and for the README."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_bytes(as_json(outcomes, about))
-    (ROOT / "docs" / "compare.md").write_text(as_markdown(outcomes, about), encoding="utf-8")
-    (ROOT / "docs" / "compare.svg").write_text(as_svg(outcomes, about), encoding="utf-8")
+def store(root: Path, results: Results) -> None:
+    """Write the result for machines, for readers and for the README, each file at once or not at all."""
+    for path, content in (
+        ("loadtests/results/compare.json", as_json(results)),
+        ("docs/compare.md", as_markdown(results).encode()),
+        ("docs/compare.svg", as_svg(results.outcomes, results.about).encode()),
+    ):
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.new")
+        draft.write_bytes(content)
+        draft.replace(target)
 
 
-def main() -> int:
-    chosen = options()
+def raise_limits() -> None:
+    """Let this process, and so its children, have as many files open as ten thousand connections need."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = systems.OPEN_FILES if most == resource.RLIM_INFINITY else min(systems.OPEN_FILES, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))  # the children have it from here
+    wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def end_by(limit_seconds: int) -> None:
+    """Have `TimeIsUp` raised after a time, and KeyboardInterrupt when asked to end; if that hangs, end at once."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    def last(_number: int, _frame: FrameType | None) -> None:
+        os._exit(1)  # the kernel then asks the children to end
+
+    def up(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGALRM, last)
+        signal.alarm(_LAST_SECONDS)
+        raise TimeIsUp
+
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
-    outcomes: list[Outcome] = []
-    failures = 0
-    for scenario in SCENARIOS:
-        kinds = [kind for kind in scenario.systems if not chosen.system or kind in chosen.system]
-        if not kinds or (chosen.scenario and scenario.name not in chosen.scenario):
-            continue
-        try:
-            outcomes.append(compare(scenario, kinds, chosen.rounds, chosen.seconds))
-        except (StartError, ReportError, OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
-            print(f"{scenario.name} FAILED: {error}", file=sys.stderr, flush=True)
-            failures += 1
-            continue
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            return 130
-        print(judged(outcomes[-1]), flush=True)
-    whole = not (chosen.scenario or chosen.system or failures)
-    if outcomes and (whole or chosen.store):
-        store(outcomes, machine())
-    return 1 if failures else 0
+    signal.signal(signal.SIGALRM, up)
+    signal.alarm(limit_seconds)
+
+
+def measure(chosen: argparse.Namespace, results: Results, root: Path | None) -> None:
+    """Measure what was chosen into `results`, and write them below `root` after each step."""
+    deadline = time.monotonic() + chosen.limit_seconds - MEMORY_SECONDS
+    with directory() as place, Stage(place) as stage:
+        for scenario in SCENARIOS:
+            kinds = [kind for kind in scenario.systems if not chosen.system or kind in chosen.system]
+            if not kinds or (chosen.scenario and scenario.name not in chosen.scenario):
+                continue
+            if time.monotonic() > deadline:
+                results.left_out.append(scenario.title)
+                continue
+            with noted(results.failures, scenario.title):
+                outcome = compare(scenario, stage, kinds, chosen.rounds, chosen.seconds, deadline)
+                results.outcomes.append(outcome)
+                print(judged(outcome), flush=True)
+            if root is not None:
+                store(root, results)
+        if not chosen.system and (not chosen.scenario or MEMORY in chosen.scenario):
+            results.memory = memory(stage)
+            print(memory_judged(results.memory), flush=True)
+
+
+def main() -> int:
+    chosen = options()
+    raise_limits()
+    whole = not (chosen.scenario or chosen.system)
+    root = chosen.store or (ROOT if whole else None)
+    results = Results({**machine(), "rounds": f"{chosen.rounds} of {chosen.seconds} s"})
+    end_by(chosen.limit_seconds)
+    try:
+        with noted(results.failures, "the run"):
+            measure(chosen, results, root)
+    except KeyboardInterrupt:
+        results.failures["the run"] = "was stopped"
+    except TimeIsUp:
+        results.failures["the run"] = f"did not end within {chosen.limit_seconds} s"
+    finally:
+        signal.alarm(_LAST_SECONDS)
+        if root is not None:
+            store(root, results)
+    for name, reason in results.all_failures().items():
+        print(f"FAILED: {name}: {reason}", file=sys.stderr)
+    return 1 if results.all_failures() else 0
 
 
 if __name__ == "__main__":

@@ -1,132 +1,149 @@
-"""The comparison's result as text, as Markdown, as JSON and as a picture."""
+"""The comparison's results in words: the cells of a table, what became of a floor, and the terminal's view of both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from html import escape
+from dataclasses import dataclass
 from typing import Final
 
-import orjson
-
-from loadtests.compare.figures import Floor, Sample, ratio
+from loadtests.compare.figures import Floor, ReportError, Sample, middle, ratio
+from loadtests.compare.memory import CEILINGS, Ceiling, Memory, MemoryOutcome
 from loadtests.compare.scenarios import Scenario
 
 MIB: Final = 1 << 20
+HEADINGS: Final = ("system", "requests/s", "MiB/s", "ratio", "p50 ms", "p99 ms", "CPU µs/request", "PSS MiB")
+MEMORY_HEADINGS: Final = ("system", *(f"{ceiling.title}, MB" for ceiling in CEILINGS))
 _METRICS: Final = {"rate": "requests/s", "bytes_rate": "bytes/s", "p50_ms": "p50", "p99_ms": "p99"}
-_BAR_PIXELS: Final = 220  # of a ratio of 1
-_MOST_SHOWN: Final = 2.0
-_ROW_PIXELS: Final = 26
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A scenario, the medians of each system, and the rounds they are from."""
+    """A scenario, the systems it was run on, the rounds, and why systems failed. One that failed has no figures."""
 
     scenario: Scenario
-    middles: Mapping[str, Sample]
+    kinds: tuple[str, ...]
     rounds: tuple[Mapping[str, Sample], ...]
+    failures: Mapping[str, str]
 
     @property
     def subject(self) -> str:
+        """The system that is judged."""
         return self.scenario.systems[0]
 
+    def samples(self, kind: str) -> list[Sample]:
+        """What was measured of a system; empty: it failed, or did not run."""
+        return [] if kind in self.failures else [samples[kind] for samples in self.rounds if kind in samples]
+
     def ratio(self, floor: Floor) -> float | None:
-        """The measured ratio that a floor is about; None: one of the two did not run."""
-        if self.subject not in self.middles or floor.against not in self.middles:
+        """The measured ratio that a floor is about; None: one of the two has no figures."""
+        if not all(self.samples(kind) for kind in {self.subject, floor.against, floor.over or self.subject}):
             return None
-        return ratio(self.rounds, self.subject, floor.against, floor.metric)
+        try:
+            return ratio(self.rounds, self.subject, floor)
+        except ReportError:
+            return None
 
 
-def _verdict(outcome: Outcome, floor: Floor) -> str:
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a floor. `met` is None where it could not be measured."""
+
+    wanted: str
+    measured: str
+    met: bool | None
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word or two."""
+        return "not measured" if self.met is None else "met" if self.met else "NOT MET"
+
+    def __str__(self) -> str:
+        return f"{self.wanted}: {self.measured}, {self.word}" if self.measured else f"{self.wanted}: {self.word}"
+
+
+def verdict(outcome: Outcome, floor: Floor) -> Verdict:
+    """What became of a floor of a scenario."""
     sign = "at most" if floor.at_most else "at least"
-    wanted = f"{_METRICS[floor.metric]} {sign} {floor.ratio:g} times {floor.against}"
+    what = _METRICS[floor.metric] + (f" over the {floor.over}'s" if floor.over else "")
     measured = outcome.ratio(floor)
-    if measured is None:
-        return f"{wanted}: not measured"
-    return f"{wanted}: {measured:.2f}, {'met' if floor.met(measured) else 'NOT MET'}"
+    return Verdict(
+        f"{what} {sign} {floor.ratio:g} times {floor.against}",
+        "" if measured is None else f"{measured:.2f}",
+        None if measured is None else floor.met(measured),
+    )
 
 
-def _cells(outcome: Outcome, kind: str, sample: Sample) -> list[str]:
-    floor = Floor(kind, 0, outcome.scenario.metric)
-    compared = outcome.ratio(floor) if kind != outcome.subject else None
+def memory_verdict(outcome: MemoryOutcome, ceiling: Ceiling) -> Verdict:
+    """What became of a ceiling of the memory."""
+    figures = outcome.systems.get("sidecache", Memory())
+    measured: int | None = getattr(figures, ceiling.part)
+    return Verdict(
+        f"{ceiling.title}, at most {ceiling.megabytes} MB",
+        "" if measured is None else f"{measured / 1e6:.0f} MB",
+        None if measured is None else measured <= ceiling.megabytes * 1_000_000,
+    )
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
+
+
+def cells(outcome: Outcome, kind: str) -> list[str]:
+    """The row of a system."""
+    samples = outcome.samples(kind)
+    if not samples:
+        return [kind, "failed" if kind in outcome.failures else "not run", *[""] * (len(HEADINGS) - 2)]
+    sample = middle(samples)
+    compared = outcome.ratio(Floor(kind, 0, outcome.scenario.metric)) if kind != outcome.subject else None
     return [
         kind,
-        f"{sample.load.rate:,.0f}",
+        _rate(sample.load.rate),
         f"{sample.load.bytes_rate / MIB:,.0f}",
         "" if compared is None else f"{compared:.2f}",
-        f"{sample.load.p50_ms:.2f}",
-        f"{sample.load.p99_ms:.2f}",
+        _milliseconds(sample.load.p50_ms),
+        _milliseconds(sample.load.p99_ms),
         f"{sample.cpu_us:,.1f}",
         f"{sample.pss_bytes / MIB:,.0f}",
     ]
 
 
-_HEADINGS: Final = ("system", "requests/s", "MiB/s", "ratio", "p50 ms", "p99 ms", "CPU µs/request", "PSS MiB")
+def memory_cells(name: str, figures: Memory) -> list[str]:
+    """The row of a system's memory, in megabytes of 10^6 bytes."""
+    values: list[int | None] = [getattr(figures, ceiling.part) for ceiling in CEILINGS]
+    return [name, *("not measured" if value is None else f"{value / 1e6:,.0f}" for value in values)]
+
+
+def remarks(outcome: Outcome) -> list[str]:
+    """What is to be said of a scenario beside its table and floors."""
+    lines = [f"{kind} failed: {reason}" for kind, reason in outcome.failures.items()]
+    for kind in outcome.kinds:
+        samples = outcome.samples(kind)
+        share = middle(samples).l2_share if samples else None
+        if share is not None:
+            lines.append(f"{kind}: {share:.1%} of the requests were answered by its second tier")
+    return lines
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
 def judged(outcome: Outcome) -> str:
     """A scenario for the terminal. A ratio is the first system's figure over that of the row's."""
-    rows = [list(_HEADINGS), *(_cells(outcome, kind, sample) for kind, sample in outcome.middles.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = [f"{outcome.scenario.title} ({outcome.scenario.name})"]
-    lines += ["  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    lines += [f"  {_verdict(outcome, floor)}" for floor in outcome.scenario.floors]
+    lines += _aligned([HEADINGS, *(cells(outcome, kind) for kind in outcome.kinds)])
+    lines += [f"  {verdict(outcome, floor)}" for floor in outcome.scenario.floors]
+    lines += [f"  {line}" for line in remarks(outcome)]
     return "\n".join(lines) + "\n"
 
 
-def as_markdown(outcomes: Sequence[Outcome], about: Mapping[str, str]) -> str:
-    """The whole result for readers."""
-    lines = ["# Sidecache beside nginx, HAProxy and Varnish", ""]
-    lines += ["Written by `make compare`. Ratio: Sidecache's figure over the row's, the median over rounds.", ""]
-    lines += [f"- {name}: {value}" for name, value in about.items()]
-    for outcome in outcomes:
-        lines += ["", f"## {outcome.scenario.title}", "", f"| {' | '.join(_HEADINGS)} |"]
-        lines += ["|---|" + "---:|" * (len(_HEADINGS) - 1)]
-        lines += [f"| {' | '.join(_cells(outcome, kind, sample))} |" for kind, sample in outcome.middles.items()]
-        if outcome.scenario.floors:
-            lines += ["", *(f"- {_verdict(outcome, floor)}" for floor in outcome.scenario.floors)]
+def memory_judged(outcome: MemoryOutcome) -> str:
+    """The memory for the terminal."""
+    rows = [MEMORY_HEADINGS, *(memory_cells(name, figures) for name, figures in outcome.systems.items())]
+    lines = ["memory", *_aligned(rows)]
+    lines += [f"  {memory_verdict(outcome, ceiling)}" for ceiling in CEILINGS]
+    lines += [f"  {name} failed: {reason}" for name, reason in outcome.failures.items()]
     return "\n".join(lines) + "\n"
-
-
-def as_json(outcomes: Sequence[Outcome], about: Mapping[str, str]) -> bytes:
-    """The whole result for programs, each round kept."""
-    scenarios = {
-        outcome.scenario.name: {
-            "rounds": [{kind: asdict(sample) for kind, sample in samples.items()} for samples in outcome.rounds],
-            "floors": [{**asdict(floor), "measured": outcome.ratio(floor)} for floor in outcome.scenario.floors],
-        }
-        for outcome in outcomes
-    }
-    return orjson.dumps({"about": dict(about), "scenarios": scenarios}, option=orjson.OPT_INDENT_2) + b"\n"
-
-
-def as_svg(outcomes: Sequence[Outcome], about: Mapping[str, str]) -> str:
-    """Bars: the throughput of each scenario over nginx's, with a line where they are equal."""
-    bars = []
-    for outcome in outcomes:
-        if outcome.scenario.metric in {"rate", "bytes_rate"}:
-            measured = outcome.ratio(Floor("nginx", 0, outcome.scenario.metric))
-            if measured is not None:
-                bars.append((outcome.scenario.title, measured))
-    left, top = 250, 44
-    height = top + len(bars) * _ROW_PIXELS + 34
-    line = left + _BAR_PIXELS
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" font-family="sans-serif" font-size="13">',
-        # Greys and a blue that stand out from white and from black alike; the ground is the page's.
-        "<style>text{fill:#57606a}.b{fill:#2f81f7}.l{stroke:#8b949e;stroke-dasharray:4 3}",
-        "@media(prefers-color-scheme:dark){text{fill:#c9d1d9}}</style>",
-        '<text x="8" y="20" font-weight="bold">Throughput over nginx, one core (1 = as fast as nginx)</text>',
-    ]
-    for number, (title, measured) in enumerate(bars):
-        y = top + number * _ROW_PIXELS
-        width = min(measured, _MOST_SHOWN) * _BAR_PIXELS
-        parts.append(f'<text x="{left - 10}" y="{y + 14}" text-anchor="end">{escape(title)}</text>')
-        parts.append(f'<rect class="b" x="{left}" y="{y}" width="{width:.0f}" height="18" rx="2"/>')
-        parts.append(f'<text x="{max(left + width, line if width > _BAR_PIXELS - 40 else 0) + 6:.0f}" y="{y + 14}">')
-        parts.append(f"{measured:.2f}</text>")
-    parts.append(f'<line class="l" x1="{line}" x2="{line}" y1="{top - 8}" y2="{height - 30}"/>')
-    parts.append(
-        f'<text x="8" y="{height - 10}" font-size="11">{escape(about["at"])}, {escape(about["processor"])}</text>'
-    )
-    parts.append("</svg>")
-    return "\n".join(parts) + "\n"

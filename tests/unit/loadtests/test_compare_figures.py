@@ -44,12 +44,12 @@ def test_a_report_without_a_figure_is_refused() -> None:
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians() -> None:
     rounds = [{"a": sample(a), "b": sample(b)} for a, b in ((10, 10), (2, 1), (90, 30))]
-    assert ratio(rounds, "a", "b", "rate") == 2
+    assert ratio(rounds, "a", Floor("b", 0)) == 2
 
 
 def test_a_ratio_to_nothing_is_refused() -> None:
     with pytest.raises(ReportError):
-        ratio([{"a": sample(1), "b": sample(0)}], "a", "b", "rate")
+        ratio([{"a": sample(1), "b": sample(0)}], "a", Floor("b", 0))
 
 
 def test_a_floor_may_be_a_ceiling() -> None:
