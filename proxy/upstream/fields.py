@@ -120,7 +120,10 @@ def request_head(request: Request, host: str, protocol: str) -> bytes:
     plain = target.isascii() and target.isprintable() and " " not in target and target
     if not plain and not _SAFE_TARGET.fullmatch(target):
         raise ClientError("the request's target cannot be sent on")
-    shape = _request_shapes[tuple(headers)]
+    names = tuple(headers)
+    if len(names) < len(headers):  # a multidict goes over the names of repeated lines once
+        names = tuple(name for name, _ in headers.items())
+    shape = _request_shapes[names]
     sent = shape.sent
     values = (f"{method} {target}", host, *(headers.values() if sent is None else compress(headers.values(), sent)))
     text = "".join(values) + protocol
