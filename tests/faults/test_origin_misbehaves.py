@@ -424,6 +424,28 @@ class TestLimits:
             first.cancel()
             await asyncio.wait({first})
 
+    async def test_who_is_handed_a_connection_that_is_no_good_keeps_its_place(self) -> None:
+        async def dialogue(origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                await origin.head(reader)
+                await gate.wait()
+                writer.write(OK)
+                await writer.drain()
+
+        gate = asyncio.Event()
+        async with bench(dialogue, max_connections=1, max_connection_age_seconds=0.01) as b:
+            requests = [asyncio.ensure_future(b.get("/0"))]
+            await eventually(lambda: len(b.origin.heads) == 1)
+            opened = asyncio.get_running_loop().time()
+            for number in range(1, 6):
+                requests.append(asyncio.ensure_future(b.get(f"/{number}")))
+                await eventually(lambda number=number: b.pool.stats()["waiting"] == number)  # type: ignore[misc]  # bound here
+            await eventually(lambda: asyncio.get_running_loop().time() > opened + 0.02)
+            gate.set()
+            assert [(await each)[1] for each in requests] == [b"ok"] * 6
+            assert [head.split()[1] for head in b.origin.heads] == [b"/%d" % number for number in range(6)]
+            assert b.origin.connections > 1
+
     async def test_those_who_wait_when_the_pool_closes_open_nothing(self) -> None:
         async def dialogue(origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
@@ -457,7 +479,98 @@ class TestLimits:
             assert b.origin.connections == 2
 
 
+class TestFields:
+    async def test_repeated_lines_go_both_ways_and_what_connection_names_goes_neither(self) -> None:
+        answer = (
+            b"HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nSet-Cookie: a\r\nX-Hop: 1\r\nX-Empty:\r\n"
+            b"Keep-Alive: timeout=5\r\nset-cookie: b\r\nContent-Length: 2\r\n\r\nok"
+        )
+        async with bench(always(answer)) as b:
+            for _ in range(2):
+                headers = make_headers([("Cookie", "a"), ("X", ""), ("Cookie", "b")])
+                response = await b.pool.send(Request("GET", "/", host="a.test", headers=headers))
+                assert response.body == b"ok"
+                assert b.origin.heads[-1] == b"GET / HTTP/1.1\r\nHost: a.test\r\nCookie: a\r\nX: \r\nCookie: b\r\n\r\n"
+                assert list(response.headers.items()) == [
+                    ("Set-Cookie", "a"), ("X-Empty", ""), ("set-cookie", "b"), ("Content-Length", "2"),
+                ]  # fmt: skip
+            assert b.origin.connections == 1
+
+    async def test_interim_responses_come_before_the_final_one_without_what_ends_here(self) -> None:
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: keep-alive\r\nLink: </b>\r\n\r\n"
+        told: list[tuple[int, list[tuple[str, str]]]] = []
+
+        async def informational(status: int, headers: Any) -> None:
+            told.append((status, list(headers.items())))
+
+        async with bench(always(hints + hints + OK)) as b:
+            for _ in range(2):
+                response = await b.pool.send(Request("GET", "/"), informational=informational)
+                assert (response.body, "Link" in response.headers) == (b"ok", False)
+            assert told == [(103, [("Link", "</a>"), ("Link", "</b>")])] * 4
+            assert b.origin.connections == 1
+
+    @pytest.mark.parametrize(
+        ("fields", "version", "kept"),
+        [
+            (b"", b"1.1", True),
+            (b"Content-Length: 5\r\n", b"1.1", True),
+            (b"Transfer-Encoding: chunked\r\n", b"1.1", True),
+            (b"Connection: close\r\n", b"1.1", False),
+            (b"Connection: x, Close\r\nContent-Length: 5\r\n", b"1.1", False),
+            (b"Content-Length: 5\r\n", b"1.0", False),
+            (b"Connection: keep-alive\r\nContent-Length: 5\r\n", b"1.0", True),
+        ],
+    )
+    async def test_a_connection_outlives_the_response_to_head_unless_it_says_otherwise(
+        self, fields: bytes, version: bytes, kept: bool
+    ) -> None:
+        async with bench(always(b"HTTP/%b 200 OK\r\n%b\r\n" % (version, fields))) as b:
+            for _ in range(2):
+                assert (await b.get(method="HEAD"))[1] == b""
+            assert b.origin.connections == (1 if kept else 2)
+
+    @pytest.mark.parametrize(
+        ("fields", "version", "kept"),
+        [
+            (b"", b"1.1", True),
+            (b"Connection: x, Close\r\n", b"1.1", False),
+            (b"Connection: x\r\nConnection: close\r\n", b"1.1", False),
+            (b"", b"1.0", False),
+            (b"Connection: Keep-Alive\r\n", b"1.0", True),
+        ],
+    )
+    async def test_a_connection_outlives_a_response_unless_it_says_otherwise(
+        self, fields: bytes, version: bytes, kept: bool
+    ) -> None:
+        async with bench(always(b"HTTP/%b 200 OK\r\n%bContent-Length: 2\r\n\r\nok" % (version, fields))) as b:
+            for _ in range(2):
+                assert (await b.get())[1] == b"ok"
+            assert b.origin.connections == (1 if kept else 2)
+
+
 class TestTimeouts:
+    async def test_a_time_out_holds_for_every_request_on_a_connection_that_is_used_again(self) -> None:
+        async def dialogue(origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                head = await origin.head(reader)
+                if b"/slow" in head:
+                    await reader.read()
+                    return
+                writer.write(OK)
+                await writer.drain()
+
+        async with bench(dialogue, first_byte_timeout_seconds=0.1) as b:
+            loop = asyncio.get_running_loop()
+            until = loop.time() + 0.25
+            while loop.time() < until:  # the timer of the first of them goes off in the midst of the others
+                assert (await b.get())[1] == b"ok"
+            began = loop.time()
+            with pytest.raises(UpstreamTimeoutError):
+                await b.get("/slow")
+            assert loop.time() >= began + 0.09
+            assert b.origin.connections == 1
+
     async def test_a_head_that_does_not_come(self) -> None:
         async def dialogue(origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
