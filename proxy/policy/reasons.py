@@ -161,7 +161,7 @@ class Reason(Enum):
         "recently-uncacheable",
         "A response for this key could not be stored a short while ago, so that requests for it go side by side.",
         "RFC 9111 §4",
-        "bypass",
+        "miss",
     )
 
     # A response may be stored.

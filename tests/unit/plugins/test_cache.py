@@ -563,6 +563,7 @@ class TestCollapse:
         assert first.body == second.body == b"".join(chunks)
         assert second.exchange.cache.reason is not None
         assert second.exchange.cache.reason.token == "recently-uncacheable"
+        assert second.exchange.cache.fwd == "miss", "the cache was there for it, and had nothing"
 
 
 class TestInvalidation:
