@@ -93,7 +93,7 @@ class ServerSettings(BaseModel):
     listen: ListenAddress = Address("127.0.0.1", 8080)
     backlog: PositiveInt = 2048
     reuse_port: bool = False
-    max_connections: PositiveInt = 20_000
+    max_connections: PositiveInt = 10_000
     keep_alive_timeout_seconds: PositiveFloat = 75.0
     header_timeout_seconds: PositiveFloat = 30.0
     body_timeout_seconds: PositiveFloat = 60.0
