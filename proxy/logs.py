@@ -212,7 +212,10 @@ class EventLogger:
         for processor in self._processors:
             line = processor(self._target, "info", line)
         pieces = re.split(rb'"timestamp":"[^"]*"|"%b[^"]*"' % mark.encode(), line)
-        return PreparedLine(pieces, stamp.wall, self._target.info) if len(pieces) == len(changing) + 2 else None
+        if len(pieces) != len(changing) + 2:
+            return None
+        numbers = [isinstance(event.get(key), float) for key in changing]
+        return PreparedLine(pieces, numbers, stamp.wall, self._target.info)
 
 
 class PreparedLine:
@@ -220,12 +223,22 @@ class PreparedLine:
 
     Args:
         pieces: what stands around the time, and around each value.
+        numbers: which values are numbers, written with three decimals; the others are texts.
     """
 
-    __slots__ = ("_pieces", "_second", "_text", "_wall", "_write")
+    __slots__ = ("_format", "_second", "_text", "_wall", "_write")
 
-    def __init__(self, pieces: Sequence[bytes], wall: Callable[[], float], write: Callable[[bytes], None]) -> None:
-        self._pieces = (pieces[0] + b'"timestamp":"', b'"' + pieces[1], *pieces[2:])
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        numbers: Sequence[bool],
+        wall: Callable[[], float],
+        write: Callable[[bytes], None],
+    ) -> None:
+        start, *rest = (piece.replace(b"%", b"%%") for piece in pieces)
+        values = [b"%.3f" if number else b"%b" for number in numbers]
+        tail = [value + piece for value, piece in zip(values, rest[1:], strict=True)]
+        self._format = b"".join([start, b'"timestamp":"%b.%06dZ"', rest[0], *tail])
         self._wall = wall
         self._write = write
         self._second = -1
@@ -238,12 +251,15 @@ class PreparedLine:
         if second != self._second:
             self._second = second
             self._text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        start, *rest = self._pieces
-        line = [start, b"%b.%06dZ" % (self._text, (now - second) * 1_000_000), rest[0]]
-        for value, piece in zip(values, rest[1:], strict=True):
-            line.append(b"%.3f" % value if isinstance(value, float) else orjson.dumps(_plain(value, 0)))
-            line.append(piece)
-        self._write(b"".join(line))
+        ready = [value if isinstance(value, float) else _quoted(value) for value in values]
+        self._write(self._format % (self._text, (now - second) * 1_000_000, *ready))
+
+
+def _quoted(text: str) -> bytes:
+    try:
+        return orjson.dumps(text)
+    except TypeError:  # text from the wire that is no UTF-8
+        return orjson.dumps(_plain(text, 0))
 
 
 class Logs:
