@@ -409,8 +409,15 @@ class Fetcher:
         """What an unsafe method's success makes void (RFC 9111 §4.4, RFC 9875)."""
         for url in invalidation.invalidated_by(request, response):
             await self._log.append(PurgeScope.URL, url)
+            if self._rules.merges_queries:  # what answers this URI may have been stored for another one
+                await self._log.append(PurgeScope.KEY, self._key_of_get(request, url))
         for group in invalidation.invalidated_groups(request, response):
             await self._log.append(PurgeScope.TAG, group)
+
+    def _key_of_get(self, request: Request, url: str) -> str:
+        """The key under which GET for `url`, of the same origin and with the same fields as `request`, is stored."""
+        target = url.removeprefix(f"{request.scheme}://{request.host}")
+        return primary_key(replace(request, method="GET", target=target), self._rules)
 
     def completed(self, voyage: Voyage, error: ProxyError | None, *, aborted: bool = False) -> None:
         """Tell the plugins right of the cache how the voyage ended."""

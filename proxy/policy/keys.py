@@ -36,6 +36,11 @@ class KeyRules:
         """Whether the target is the key as it is."""
         return not (self.ignored_parameters or self.sorted_query or self.fields or self.body_methods)
 
+    @property
+    def merges_queries(self) -> bool:
+        """Whether requests for several URIs can have one key."""
+        return bool(self.ignored_parameters) or self.sorted_query
+
 
 PLAIN_RULES = KeyRules()
 

@@ -567,6 +567,16 @@ class TestCollapse:
 
 
 class TestInvalidation:
+    @pytest.mark.parametrize(("stored", "changed"), [("/a?utm_a=1", "/a"), ("/a", "/a?utm_a=1"), ("/a?b&a", "/a?a&b")])
+    async def test_an_unsafe_method_voids_what_answers_its_uri_though_stored_for_another(
+        self, stored: str, changed: str
+    ) -> None:
+        async with cached(Origin(FRESH), ignore_query=["utm_*"], sort_query=True, body_methods=["QUERY"]) as h:
+            await h.get(stored)
+            assert result(await h.get(changed)) == "hit"
+            await h.send(request("POST", changed))
+            assert result(await h.get(changed)) == "miss"
+
     @pytest.mark.parametrize(
         ("method", "status", "gone"), [("POST", 200, True), ("PUT", 204, True), ("POST", 500, False)]
     )
