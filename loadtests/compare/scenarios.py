@@ -161,7 +161,7 @@ SCENARIOS: Final = (
         origin="all",
         script="keys.lua",
         arguments=("/hit/1k/{run}/", "0"),
-        warm_requests=16_000,  # more than any of the caches holds
+        warm_requests=10_000,  # more than any of the caches holds
         evicts=True,
     ),
     _l2("redis", "L2 hit, Redis (nginx: its own hit)", 0.25),

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from typing_extensions import override
+
 from loadtests.compare.figures import Floor, ReportError, Sample, middle, ratio
 from loadtests.compare.memory import CEILINGS, Ceiling, Memory, MemoryOutcome
 from loadtests.compare.scenarios import Scenario
@@ -55,6 +57,7 @@ class Verdict:
         """The verdict in a word or two."""
         return "not measured" if self.met is None else "met" if self.met else "NOT MET"
 
+    @override
     def __str__(self) -> str:
         return f"{self.wanted}: {self.measured}, {self.word}" if self.measured else f"{self.wanted}: {self.word}"
 
