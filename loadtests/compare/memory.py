@@ -20,7 +20,7 @@ from loadtests.compare.usage import disk_bytes, pss_bytes
 CONNECTIONS: Final = 10_000
 OBJECTS: Final = 100_000
 CONNECT_SECONDS: Final = 45
-FILL_SECONDS: Final = 75
+FILL_SECONDS: Final = 120
 SYSTEMS: Final = ("sidecache", "nginx", "haproxy", "varnish")
 _STORING: Final = {"sidecache": "sidecache-large"}  # where what stores so much is configured otherwise
 _POLL_SECONDS: Final = 0.05
@@ -134,9 +134,8 @@ def has_kept(running: Running, origin_port: int) -> None:
         raise ReportError(f"evicted: {asked} of {requests} requests reached the origin again")
 
 
-def memory(stage: Stage) -> MemoryOutcome:
-    """Measure each system, one after another, each time from a fresh start."""
-    outcome = MemoryOutcome()
+def memory(stage: Stage, outcome: MemoryOutcome) -> None:
+    """Measure each system into `outcome`, one after another, each time from a fresh start."""
     stage.keep_only(())
     for name in SYSTEMS:
         figures = outcome.systems[name] = Memory()
@@ -153,4 +152,3 @@ def memory(stage: Stage) -> MemoryOutcome:
             has_kept(running, stage.origin.port)
             figures.objects = total
         stage.keep_only(())
-    return outcome
