@@ -64,18 +64,17 @@ def test_scenarios_are_told_apart_by_name_and_by_title() -> None:
     assert len({scenario.name for scenario in SCENARIOS}) == len({one.title for one in SCENARIOS}) == len(SCENARIOS)
 
 
-def interrupted(failures: dict[str, str]) -> None:
-    with noted(failures, "all"):
-        raise KeyboardInterrupt
+def fail(error: BaseException) -> None:
+    raise error
 
 
 def test_what_goes_wrong_is_noted_and_an_order_to_end_is_not_swallowed() -> None:
     failures: dict[str, str] = {}
     with noted(failures, "nginx"):
-        raise StartError("no port")
+        fail(StartError("no port"))
     assert failures == {"nginx": "StartError: no port"}
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(failures)
+    with pytest.raises(KeyboardInterrupt), noted(failures, "all"):
+        fail(KeyboardInterrupt())
     assert failures.keys() == {"nginx"}
 
 
