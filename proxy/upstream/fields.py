@@ -3,7 +3,7 @@
 Theory of operation. One client sends the same field names in the same order again and again, and so does one upstream;
 only the values differ. What follows from the names alone (which lines end here, how the others begin on the wire, the
 `istr` that a multidict need not fold again) is worked out once for each *sequence* of names and remembered as a shape.
-The rest is done for all values together, by one formatting, one decoding, one look for unsafe characters. So many
+The rest is done for all values together, by one joining, one decoding, one look for unsafe characters. So many
 shapes are remembered and no more, and none of odd length: a peer that makes names up gains nothing but the price of
 working them out.
 """
@@ -65,18 +65,18 @@ class _RequestShape:
     """How a request with these fields is written.
 
     Attributes:
-        template: the head up to its last field, with places for request line, `Host` and the values.
+        pieces: the head up to its last field; every other piece is a place: for the request line, `Host`, the values.
         sent: for each field, whether it is sent on; None: all of them are.
     """
 
-    __slots__ = ("sent", "template")
+    __slots__ = ("pieces", "sent")
 
     def __init__(self, names: tuple[str, ...]) -> None:
         if not all(map(_TOKEN.fullmatch, names)):
             raise ClientError("a header field of the request cannot be sent on")
         sent = [name.lower() not in _OURS for name in names]
-        lines = [f"{name.replace('%', '%%')}: %s\r\n" for name in compress(names, sent)]
-        self.template = "%s HTTP/1.1\r\nHost: %s\r\n" + "".join(lines)
+        between = [" HTTP/1.1\r\nHost: ", *(f"\r\n{name}: " for name in compress(names, sent)), "\r\n"]
+        self.pieces = [piece for text in between for piece in ("", text)]
         self.sent = None if all(sent) else sent
 
 
@@ -125,7 +125,8 @@ def request_head(request: Request, host: str, protocol: str) -> bytes:
         names = tuple(name for name, _ in headers.items())
     shape = _request_shapes[names]
     sent = shape.sent
-    values = (f"{method} {target}", host, *(headers.values() if sent is None else compress(headers.values(), sent)))
+    kept = headers.values() if sent is None else compress(headers.values(), sent)
+    values = [f"{method} {target}", host, *kept]
     text = "".join(values) + protocol
     if "\r" in text or "\n" in text or "\0" in text:
         raise ClientError("a header field of the request cannot be sent on")
@@ -138,7 +139,11 @@ def request_head(request: Request, host: str, protocol: str) -> bytes:
         end = "\r\n"
     if protocol:
         end = f"Connection: Upgrade\r\nUpgrade: {protocol}\r\n{end}"
-    return to_wire(shape.template % values + end)
+    # Copying the pieces, filling in the places and joining takes a third of the time of one formatting by `%`.
+    pieces = shape.pieces.copy()
+    pieces[::2] = values
+    pieces.append(end)
+    return to_wire("".join(pieces))
 
 
 def response_fields(names: tuple[bytes, ...], values: Sequence[bytes]) -> Headers:
@@ -149,7 +154,7 @@ def response_fields(names: tuple[bytes, ...], values: Sequence[bytes]) -> Header
     # A line feed stands in no value, for the parser takes it for the line's end.
     texts = from_wire(b"\n".join(values)).split("\n")
     kept = texts if shape.kept is None else compress(texts, shape.kept)
-    fields = CIMultiDict(zip(shape.names, kept, strict=True))
+    fields = CIMultiDict(list(zip(shape.names, kept, strict=True)))  # from a list in half the time
     for place in shape.connection:
         if texts[place] not in _NAMES_NOTHING:
             for option in connection_options(make_headers([("Connection", texts[place])])):
