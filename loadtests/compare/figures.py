@@ -42,6 +42,11 @@ class Sample:
     pss_bytes: int
     l2_share: float | None = None  # answers of the second tier per request, where that is what is measured
 
+    @property
+    def busy(self) -> float:
+        """The share of a core that the proxy used: well below 1, something else set the pace."""
+        return self.load.rate * self.cpu_us / 1e6
+
     def value(self, metric: Metric) -> float:
         """The figure that a floor speaks of."""
         value: float = getattr(self.load, metric)

@@ -28,13 +28,15 @@ thread and 64 connections where nothing else is said, and the origin, an nginx w
 Answers are compared with the origin's files byte for byte before and after each scenario, and the origin's count of
 requests shows that hits were hits and misses were misses. A ratio is the first system's figure over the row's, taken
 within each round, of which the median is shown; the other figures are medians too. CPU is the proxy's own, its children
-included; what Redis takes is not in it. PSS is memory, what processes share counted once.
+included; what Redis takes is not in it. Where it did not fill its core, something else set the pace: the load
+generator, or the origin. PSS is memory, what processes share counted once.
 
 - **Sidecache**: one worker, the plugins latency, compression, cache, cache_control and circuit_breaker, and what
   `config.toml` sets; `sidecache-limited` has access_log and rate_limit beside them, `sidecache-bare` no latency. With
   `sidecache-redis` and `sidecache-lmdb` nothing fits into L1, so each answer is the second tier's.
 - **nginx**: one worker, its cache in memory (tmpfs), `sendfile`, `open_file_cache`, `proxy_cache_lock`, connections to
-  the origin kept, no access log.
+  the origin kept, no access log. What is never stored does not pass its cache lock, which would let one request of
+  a resource through at a time.
 - **HAProxy**: one thread, connections to the origin kept, a cache of {KINDS["haproxy"].cache_mb} MB, which it takes at
   the start, no log. The Content-Length that it puts into a 304 is taken out, because wrk waits for that many bytes.
 - **Varnish**: storage in memory, one pool of threads, its built-in rules. It writes its log to shared memory, as it

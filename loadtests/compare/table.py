@@ -11,7 +11,7 @@ from loadtests.compare.memory import CEILINGS, Ceiling, Memory, MemoryOutcome
 from loadtests.compare.scenarios import Scenario
 
 MIB: Final = 1 << 20
-HEADINGS: Final = ("system", "requests/s", "MiB/s", "ratio", "p50 ms", "p99 ms", "CPU µs/request", "PSS MiB")
+HEADINGS: Final = ("system", "requests/s", "MiB/s", "ratio", "p50 ms", "p99 ms", "CPU µs/request", "core %", "PSS MiB")
 MEMORY_HEADINGS: Final = ("system", *(f"{ceiling.title}, MB" for ceiling in CEILINGS))
 _METRICS: Final = {"rate": "requests/s", "bytes_rate": "bytes/s", "p50_ms": "p50", "p99_ms": "p99"}
 
@@ -108,6 +108,7 @@ def cells(outcome: Outcome, kind: str) -> list[str]:
         _milliseconds(sample.load.p50_ms),
         _milliseconds(sample.load.p99_ms),
         f"{sample.cpu_us:,.1f}",
+        f"{sample.busy:.0%}".rstrip("%"),
         f"{sample.pss_bytes / MIB:,.0f}",
     ]
 
@@ -121,6 +122,8 @@ def memory_cells(name: str, figures: Memory) -> list[str]:
 def remarks(outcome: Outcome) -> list[str]:
     """What is to be said of a scenario beside its table and floors."""
     lines = [f"{kind} failed: {reason}" for kind, reason in outcome.failures.items()]
+    if outcome.scenario.metric == "p50_ms":
+        lines.append("the ratio is that of p50: less is better")
     for kind in outcome.kinds:
         samples = outcome.samples(kind)
         share = middle(samples).l2_share if samples else None

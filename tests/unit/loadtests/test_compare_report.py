@@ -44,9 +44,9 @@ def rows(markdown: str, heading: str) -> list[list[str]]:
 def test_a_table_has_the_medians_and_the_ratio_to_each_peer() -> None:
     page = as_markdown(results(outcome(sidecache=3000, nginx=2000, haproxy=4000)))
     assert rows(page, "hit 1 KB") == [
-        ["sidecache", "6,000", "6", "", "1.00", "2.00", "15.0", "50"],
-        ["nginx", "4,000", "4", "1.50", "1.00", "2.00", "15.0", "50"],
-        ["haproxy", "8,000", "8", "0.75", "1.00", "2.00", "15.0", "50"],
+        ["sidecache", "6,000", "6", "", "1.00", "2.00", "15.0", "9", "50"],
+        ["nginx", "4,000", "4", "1.50", "1.00", "2.00", "15.0", "6", "50"],
+        ["haproxy", "8,000", "8", "0.75", "1.00", "2.00", "15.0", "12", "50"],
     ]
 
 
