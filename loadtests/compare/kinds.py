@@ -1,5 +1,6 @@
 """The systems that are compared, and how each is configured."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -11,9 +12,10 @@ from deploy.demo.processes import HOST
 Family = Literal["sidecache", "nginx", "haproxy", "varnish", "origin"]
 
 PEERS_DIRECTORY: Final = Path(__file__).parent / "peers"
-PROXY_CORE: Final = "0"
-LOAD_CORE: Final = "1"
-BOTH_CORES: Final = "0,1"
+_CORES: Final = sorted(os.sched_getaffinity(0))
+PROXY_CORE: Final = str(_CORES[0])
+LOAD_CORE: Final = str(_CORES[-1])
+BOTH_CORES: Final = f"{PROXY_CORE},{LOAD_CORE}"
 OPEN_FILES: Final = 20_000
 SMALL_MB: Final = 16
 DEFAULT_ORDER: Final = ("latency", "compression", "cache", "cache_control", "circuit_breaker")

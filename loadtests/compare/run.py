@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -126,9 +127,9 @@ def machine() -> dict[str, str]:
     return {
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": model[0] if model else "unknown",
-        "cores": f"{os.cpu_count()}{', virtual' if virtual else ''}",
+        "cores": f"{len(os.sched_getaffinity(0))}{', virtual' if virtual else ''}",
         "load before the run": f"{os.getloadavg()[0]:.2f}",
-        "python": sys.version.split()[0],
+        "sidecache": f"{metadata.version('sidecache')}, Python {sys.version.split()[0]}",
         "nginx": version(["nginx", "-v"]),
         "haproxy": version(["haproxy", "-v"]),
         "varnish": version(["varnishd", "-V"]),
@@ -222,6 +223,7 @@ def measure(chosen: argparse.Namespace, results: Results, root: Path | None) -> 
 
 
 def main() -> int:
+    began = time.monotonic()
     chosen = options()
     raise_limits()
     whole = not (chosen.scenario or chosen.system)
@@ -239,6 +241,7 @@ def main() -> int:
         signal.alarm(_LAST_SECONDS)
         if root is not None:
             store(root, results)
+    print(f"took {time.monotonic() - began:.0f} s", file=sys.stderr)
     for name, reason in results.all_failures().items():
         print(f"FAILED: {name}: {reason}", file=sys.stderr)
     return 1 if results.all_failures() else 0

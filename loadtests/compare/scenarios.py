@@ -19,6 +19,7 @@ class Scenario:
         stray_share: of requests, that may reach the origin though they should hit, and the other way round.
         script: of wrk, with `arguments`; without one each request has the same head.
         keys: different ones that are asked for.
+        least_seconds: how long a run of wrk takes at least, so that something is finished in it.
         warm_requests: how many are sent at least before anything is measured.
         from_l2: the second tier of the first system is to answer.
         evicts: the first system's cache is to be full.
@@ -40,6 +41,7 @@ class Scenario:
     arguments: tuple[str, ...] = ()
     keys: int = 1
     warm_requests: int = 1_000
+    least_seconds: int = 1
     method: str = "GET"
     metric: Metric = "rate"
     coding: str | None = None
@@ -135,6 +137,7 @@ SCENARIOS: Final = (
         stray_share=0.5,  # of a dozen: those that are under way at the end are cut off, and count at the origin alone
         connections=2,
         warm_requests=1,
+        least_seconds=3,
         metric="bytes_rate",
         file="100m",
     ),

@@ -48,8 +48,8 @@ class Running:
 
 
 def pinned(cores: str, command: list[str]) -> list[str]:
-    """The command, kept on some cores where the machine has more than one."""
-    return ["taskset", "--cpu-list", cores, *command] if (os.cpu_count() or 1) > 1 else command
+    """The command, kept on some cores."""
+    return ["taskset", "--cpu-list", cores, *command]
 
 
 def program(name: str) -> str:
