@@ -61,7 +61,7 @@ def as_svg(outcomes: Sequence[Outcome], about: Mapping[str, str]) -> str:
         parts.append(f'<text x="{label:.0f}" y="{y + 14}">{measured:.2f}</text>')
     bottom = _TOP + len(rows) * _ROW
     parts.append(f'<line class="equal" x1="{equal}" x2="{equal}" y1="{_TOP - 6}" y2="{bottom}"/>')
-    foot = ", ".join(about[name] for name in ("at", "processor", "nginx") if name in about)
+    foot = f"{about['at']}, {about['processor']}, nginx {about['nginx']}"
     parts.append(f'<text class="small" x="8" y="{height - 10}">{escape(foot)}</text>')
     parts.append("</svg>")
     return "\n".join(parts) + "\n"

@@ -104,7 +104,7 @@ def as_markdown(results: Results) -> str:
         met = sum(one.met is True for _, one in verdicts)
         rows = [[title, one.wanted, one.measured, one.word] for title, one in verdicts]
         lines += ["", f"## Floors: {met} of {len(verdicts)} met", ""]
-        lines += _table(("scenario", "floor", "measured", ""), rows, numbers=False)
+        lines += _table(("scenario", "floor", "measured", "verdict"), rows, numbers=False)
     if failures := results.all_failures():
         lines += ["", "## Not measured", "", *(f"- {name}: {_line(reason)}" for name, reason in failures.items())]
     for outcome in results.outcomes:

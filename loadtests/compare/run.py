@@ -12,6 +12,7 @@ not the floors are met; 1 if not.
 import argparse
 import contextlib
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -42,6 +43,7 @@ MEMORY_SECONDS: Final = 230
 """Kept free of scenarios for measuring the memory."""
 _MOST_SHARES: Final = 2
 """How many times its share of the time that is left a scenario may take before it begins no more rounds."""
+_VERSION: Final = re.compile(r"\d+(\.\d+)+[\w.+~-]*")
 _LAST_SECONDS: Final = 40
 """For ending everything after the limit, before this process ends itself, and the kernel its children."""
 
@@ -109,14 +111,15 @@ def directory() -> Iterator[Path]:
 
 
 def version(command: list[str]) -> str:
-    """The first line of what a program says of its version."""
+    """What a program says of its version, or why it says nothing."""
     try:
         done = subprocess.run(
             [program(command[0]), *command[1:]], capture_output=True, text=True, check=False, timeout=10
         )
     except (StartError, OSError, subprocess.SubprocessError) as error:
         return str(error)
-    return (done.stdout + done.stderr).strip().partition("\n")[0]
+    found = _VERSION.search(done.stdout + done.stderr)
+    return found[0] if found else "unknown"
 
 
 def machine() -> dict[str, str]:

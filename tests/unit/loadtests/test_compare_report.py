@@ -17,7 +17,7 @@ from loadtests.compare.run import store
 from loadtests.compare.scenarios import Scenario
 from loadtests.compare.table import Outcome, judged, memory_judged, verdict
 
-ABOUT = {"at": "2026-01-02 03:04 UTC", "processor": "One & Two <3 GHz>", "nginx": "nginx/1.22.1"}
+ABOUT = {"at": "2026-01-02 03:04 UTC", "processor": "One & Two <3 GHz>", "nginx": "1.22.1"}
 HIT = Scenario("hit", "hit 1 KB", "/", (Floor("nginx", 1.25), Floor("haproxy", 1.0)))
 
 

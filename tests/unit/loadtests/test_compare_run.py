@@ -22,7 +22,7 @@ from loadtests.compare.figures import ReportError
 from loadtests.compare.kinds import KINDS, Kind, sidecache_config
 from loadtests.compare.measure import check, load, noted, origin_requests, sample
 from loadtests.compare.memory import idle_connections
-from loadtests.compare.run import compare, expected
+from loadtests.compare.run import compare, expected, version
 from loadtests.compare.scenarios import SCENARIOS
 from loadtests.compare.systems import Running, Stage
 from loadtests.compare.usage import cpu_seconds, disk_bytes, pss_bytes, tree
@@ -220,3 +220,8 @@ def test_a_run_that_takes_too_long_ends_and_writes_what_it_has(tmp_path: Path) -
     page = (tmp_path / "docs" / "compare.md").read_text()
     assert "did not end within 3 s" in page
     assert re.search(r"FAILED: the run: did not end", done.stderr)
+
+
+def test_of_a_version_the_number_is_told_and_of_a_program_that_is_missing_the_reason() -> None:
+    assert version(["bash", "--version"])[0].isdigit()
+    assert "no-such-program is not installed" in version(["no-such-program", "-v"])
