@@ -223,6 +223,8 @@ def measure(chosen: argparse.Namespace, results: Results, root: Path | None) -> 
             results.memory = MemoryOutcome()
             memory(stage, results.memory)
             print(memory_judged(results.memory), flush=True)
+            if root is not None:
+                store(root, results)
 
 
 def main() -> int:
