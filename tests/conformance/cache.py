@@ -52,10 +52,20 @@ ROUTES: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """Settings of the cache by route: requests for `/<route>/…` have them; all others have the defaults."""
 
+CODINGS_PASS: Final = "codings-pass"
+"""A route on which the origin sees each client's own Accept-Encoding, and not `identity` for all."""
+
 TABLES: Final[Mapping[str, Any]] = {
     "pipeline": {"order": ["compression", "cache"]},  # nothing that answers, or refuses, by itself
     "routes": [
         {"name": name, "match": {"path": f"/{name}/*"}, "plugins": {"cache": dict(own)}} for name, own in ROUTES.items()
+    ]
+    + [
+        {
+            "name": CODINGS_PASS,
+            "match": {"path": f"/{CODINGS_PASS}/*"},
+            "plugins": {"compression": {"upstream_encoding": "pass"}},
+        }
     ],
 }
 
@@ -175,10 +185,10 @@ class CacheUnderTest:
 
         Args:
             scripts: see `ScriptedOrigin.answers`.
-            route: one of `ROUTES`; otherwise the defaults count.
+            route: one of `ROUTES`, or `CODINGS_PASS`; otherwise the defaults count.
             suffix: the end of its path.
         """
-        assert not route or route in ROUTES, route
+        assert not route or route == CODINGS_PASS or route in ROUTES, route
         one = Resource(self, f"{'/' + route if route else ''}/{next(self._numbers)}{suffix}")
         if scripts:
             one.answers(*scripts)
