@@ -8,6 +8,8 @@ import pytest
 from proxy.clock import Clock
 from proxy.storage.base import CacheKey, Entry, Record, Store
 from proxy.storage.memory import MemoryStore
+from proxy.storage.redis_client import RedisClient, connect, disconnect
+from proxy.storage.redis_url import parse_redis_url
 from tests.support.clock import FakeClock
 from tests.support.records import NOW, entry, key, marker, same
 from tests.support.stores import L2_KINDS, Backends
@@ -181,3 +183,27 @@ async def test_a_record_that_is_too_large_replaces_what_was_there_by_nothing(kin
     await store.put(key(), entry())
     await store.put(key(), entry(body=b"x" * 10_000))
     assert await store.get(key()) is None
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis-socket", "redis-sentinel"])
+async def test_look_ups_of_one_turn_are_one_command(made: Backends, kind: str) -> None:
+    store = await made.redis(made.url(kind))
+    keys = [key(f"/{number}") for number in range(64)]
+    for number, one in enumerate(keys):
+        await store.put(one, entry(body=b"%d" % number))
+    client = connect(parse_redis_url(made.url(kind)), connect_seconds=5.0, retries=1)
+    try:
+        before = await _commands(client)
+        found = await asyncio.gather(*map(store.get, keys))
+        after = await _commands(client)
+    finally:
+        await disconnect(client)
+    assert [record.body for record in found if isinstance(record, Entry)] == [b"%d" % number for number in range(64)]
+    assert after.get("cmdstat_mget", 0) - before.get("cmdstat_mget", 0) == 1
+    assert after.get("cmdstat_get", 0) - before.get("cmdstat_get", 0) == 0
+
+
+async def _commands(client: RedisClient) -> dict[str, int]:
+    """How often the server ran each command."""
+    stats: dict[str, dict[str, int]] = await client.info("commandstats")
+    return {name: counted["calls"] for name, counted in stats.items()}
