@@ -115,7 +115,13 @@ class RedisStore(SecondTier):
             async with asyncio.timeout(self._timeout_seconds):
                 values = await self._fetch([name for name, _ in lookups])
                 for (_, lookup), value in zip(lookups, values, strict=True):
-                    record = await self._decoded(value)
+                    if isinstance(value, bytes) and len(value) >= LARGE_BYTES:
+                        record = self._counted(await asyncio.to_thread(decode, value))
+                    elif isinstance(value, bytes):
+                        record = self._counted(decode(value))
+                    else:
+                        self.counters.misses.value += 1
+                        record = None
                     if not lookup.done():
                         lookup.set_result(record)
         except TimeoutError:
@@ -148,11 +154,7 @@ class RedisStore(SecondTier):
                 raise value
         return values
 
-    async def _decoded(self, value: object) -> Record | None:
-        if not isinstance(value, bytes):
-            self.counters.misses.value += 1
-            return None
-        record = decode(value) if len(value) < LARGE_BYTES else await asyncio.to_thread(decode, value)
+    def _counted(self, record: Record | None) -> Record | None:
         if record is None:
             self.counters.undecodable.value += 1
         else:

@@ -1,6 +1,6 @@
 import json
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -160,3 +160,23 @@ def test_names_of_header_fields_are_shared_between_decoded_records() -> None:
 def test_a_type_that_the_codec_does_not_know_is_refused_when_it_is_built() -> None:
     with pytest.raises(TypeError, match="cannot store"):
         codec._reader(complex)
+
+
+def test_short_values_of_header_fields_are_shared_between_decoded_records() -> None:
+    encoded = encode(entry())
+    one, other = decode(encoded), decode(encoded)
+    assert isinstance(one, Entry)
+    assert isinstance(other, Entry)
+    assert one.stored.headers["Content-Type"] is other.stored.headers["Content-Type"]
+
+
+def test_a_dataclass_that_does_more_than_keep_its_fields_is_refused_when_it_is_built() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Counting:
+        number: int
+
+        def __post_init__(self) -> None:
+            """Would not be run."""
+
+    with pytest.raises(TypeError, match="would not run"):
+        codec._Shape(Counting)
