@@ -405,6 +405,26 @@ class Fetcher:
         head = Response(stored.status, stored.headers, entry.body, stored.reason_phrase)
         return Kept(head, stored, entry, None, stored.vary, variant, 304, confirmed=True, shared=shared)
 
+    def compare_head(self, request: Request, key: CacheKey, entry: Entry, head: Response, seconds: float) -> None:
+        """What a response to HEAD says of the stored response to GET: one that contradicts makes it void, one that
+        agrees freshens it (RFC 9111 §4.3.5). Purges that came since it was fetched still count.
+
+        Args:
+            seconds: how long the origin took to answer.
+        """
+        if head.status != 200 or entry.stored.status != 200 or self._store.l1.peek(key) is not entry:
+            return
+        if not validation.head_agrees(entry.stored, head):
+            self._store.delete(key)
+            return
+        now = self._clock.wall()
+        stored = validation.freshen(
+            entry.stored, head, request_time=now - seconds, response_time=now, options=self._options
+        )
+        if storing.may_update(request, stored.headers, self._options):
+            tags = self._tags(request, Response(stored.status, stored.headers)) or entry.tags
+            self._store.put(key, replace(entry, stored=stored, discard_at=reuse.discard_at(stored), tags=tags))
+
     async def invalidate(self, request: Request, response: Response) -> None:
         """What an unsafe method's success makes void (RFC 9111 §4.4, RFC 9875)."""
         for url in invalidation.invalidated_by(request, response):

@@ -33,7 +33,7 @@ from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, Exchange
 from proxy.pipeline.explanation import Explanation
 from proxy.pipeline.plugin import Plugin, Services
 from proxy.pipeline.replay import ReplayPart
-from proxy.policy import reuse, validation
+from proxy.policy import reuse
 from proxy.policy.keys import primary_key
 from proxy.policy.model import Decision, Hit, Miss, Revalidate, StaleHit, Unsatisfiable
 from proxy.policy.reasons import Reason
@@ -433,7 +433,7 @@ class Cache(Plugin[CacheSettings]):
                 return stale
         await self._fetcher.invalidate(request, response)
         if request.method == "HEAD" and place is not None and place.entry is not None:
-            await self._compare_head(place, place.entry, response)
+            self._fetcher.compare_head(request, place.key, place.entry, response, exchange.upstream_seconds or 0.0)
         self._report(exchange, exchange.cache.with_status(response.status))
         return response
 
@@ -446,11 +446,6 @@ class Cache(Plugin[CacheSettings]):
                 return stale
         self._report(exchange, exchange.cache)
         return None
-
-    async def _compare_head(self, place: Place, entry: Entry, response: Response) -> None:
-        """A HEAD response that contradicts the stored one makes it void (RFC 9111 §4.3.5)."""
-        if response.status == 200 and not validation.head_agrees(entry.stored, response):
-            self._store.delete(place.key)
 
     # Accounting.
 

@@ -130,6 +130,47 @@ class TestHits:
             head = await h.send(request("HEAD", "/a"))
         assert (result(head), origin.asked) == ("hit", 1)
 
+    @pytest.mark.parametrize(
+        ("fields", "after", "asked"),
+        [
+            ({**FRESH, "ETag": '"1"', "X-New": "1", "Content-Length": "8"}, "hit", 2),
+            ({**FRESH, "ETag": '"2"'}, "miss", 3),
+            ({"Cache-Control": "no-store", "ETag": '"1"'}, "miss", 3),
+        ],
+        ids=["agrees", "contradicts", "forbids"],
+    )
+    async def test_head_freshens_a_stored_get_or_makes_it_void(
+        self, fields: Mapping[str, str], after: str, asked: int
+    ) -> None:
+        def make(asking: Request, number: int) -> Any:
+            headers = fields if asking.method == "HEAD" else {**FRESH, "ETag": '"1"'}
+            return response(200, b"" if asking.method == "HEAD" else f"answer {number}".encode(), headers)
+
+        origin = Origin({}, make=make)
+        async with cached(origin) as h:
+            await h.get("/a")
+            h.clock.advance(100)
+            await h.send(request("HEAD", "/a"))
+            again = await h.get("/a")
+        assert (result(again), origin.asked) == (after, asked)
+        if after == "hit":
+            assert (again.body, again.header("X-New"), again.header("Age")) == (b"answer 1", "1", "0")
+
+    async def test_head_that_was_asked_before_a_purge_does_not_undo_it(self) -> None:
+        gate = asyncio.Event()
+        origin = Origin({**FRESH, "ETag": '"1"'})
+        async with cached(origin) as h:
+            await h.get("/a")
+            h.clock.advance(100)
+            origin.gate = gate
+            head = asyncio.ensure_future(h.send(request("HEAD", "/a")))
+            while origin.asked < 2:
+                await asyncio.sleep(0)
+            await h.services.invalidations.append(PurgeScope.ALL, "")
+            gate.set()
+            await head
+            assert result(await h.get("/a")) == "miss"
+
     async def test_hosts_and_schemes_do_not_share(self) -> None:
         origin = Origin(FRESH)
         async with cached(origin) as h:
