@@ -457,7 +457,7 @@ async def test_a_304_freshens_its_variant(cache: CacheUnderTest) -> None:
         plan = seen.field("X-Plan") or ""
         if seen.field("If-None-Match"):
             return reply(FRESH, "Vary: X-Plan", f'ETag: "{plan}"', status=304)
-        return reply(FRESH, "Age: 100", "Vary: X-Plan", f'ETag: "{plan}"', body=plan)
+        return reply(SHORT, OLD, "Vary: X-Plan", f'ETag: "{plan}"', body=plan)
 
     page = cache.resource(answers)
     for plan in ("a", "b"):
