@@ -209,7 +209,7 @@ class _Shape:
         for index, read in plan.reads:
             values[index] = read(values[index])
         # Slot by slot, and without a line of Python for each: a frozen dataclass' own __init__ looks up and calls
-        # object.__setattr__ for every field, 7 instead of 3 µs for a `Stored`.
+        # object.__setattr__ for every field, 4.5 instead of 2.4 µs for a `Stored`.
         made = self._cls.__new__(self._cls)
         _exhaust(map(call, plan.setters, repeat(made), chain(values, plan.defaults, besides)))
         return made
