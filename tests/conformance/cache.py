@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.conformance.scripted_origin import Fields, Script, ScriptedOrigin, Seen, scripted_origin
+from tests.conformance.scripted_origin import Fields, Script, ScriptedOrigin, Seen, dated, scripted_origin
 from tests.support.raw_client import RawClient, RawResponse, request
 from tests.support.sidecar import SidecarProcess, sidecar
 
@@ -154,7 +154,7 @@ class Resource:
         before = len(self.seen)
         authority = host or str(self.cache.running.address)
         framing = () if body is None else (f"Content-Length: {len(body)}",)
-        head = request(self.path + query, *lines, *framing, method=method, host=authority)
+        head = request(self.path + query, *map(dated, lines), *framing, method=method, host=authority)
         async with await RawClient.connect(self.cache.running.address) as client:
             got = await client.ask(head + (body or b""), method=method)
         return _answer(got, len(self.seen) - before)

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from tests.conformance.behaviours import behaviour_in
 from tests.conformance.cache import CacheUnderTest, cache_under_test
+from tests.conformance.scripted_origin import begin_test
 from tests.support.loops import LOOPS
 
 ON_ONE_LOOP: Final = pytest.mark.asyncio(loop_scope="package")
@@ -46,3 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def cache(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CacheUnderTest]:
     async with cache_under_test(tmp_path_factory.mktemp("conformance")) as one:
         yield one
+
+
+@pytest.fixture(autouse=True)
+def _dates_count_from_here() -> None:
+    begin_test()

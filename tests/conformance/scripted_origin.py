@@ -1,6 +1,7 @@
 """An origin that answers each path as told, to the byte: fields as given, none added but a Date and the framing."""
 
 import asyncio
+import re
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -10,9 +11,12 @@ from email.utils import formatdate
 from enum import Enum
 from typing import Final, TypeAlias
 
+from typing_extensions import override
+
 from tests.support.origin import raw_origin
 
 Fields: TypeAlias = tuple[tuple[str, str], ...]
+_PLACEHOLDER: Final = re.compile(r"<(-?\d+) s from now>")
 BODILESS: Final = frozenset({204, 304})
 
 
@@ -153,8 +157,8 @@ def _wire(answer: Reply, body: bytes, *, is_head: bool) -> bytes:
     names = {line.partition(":")[0].lower() for line in answer.lines}
     lines = [f"HTTP/1.1 {answer.status} Scripted"]
     if answer.dated and "date" not in names:
-        lines.append(f"Date: {http_date(0)}")
-    lines.extend(answer.lines)
+        lines.append(f"Date: {formatdate(time.time(), usegmt=True)}")
+    lines.extend(map(dated, answer.lines))
     has_body = answer.status not in BODILESS and not is_head
     if answer.status not in BODILESS:
         match answer.framing:
@@ -177,9 +181,40 @@ def _wire(answer: Reply, body: bytes, *, is_head: bool) -> bytes:
     return head + body if has_body else head
 
 
-def http_date(seconds_from_now: float) -> str:
-    """An IMF-fixdate."""
-    return formatdate(time.time() + seconds_from_now, usegmt=True)
+class HttpDate(str):
+    """An IMF-fixdate so many seconds from the beginning of the test that uses it.
+
+    Tables are made when tests are collected, which may be long before they run: as text this is a placeholder, and it
+    becomes a date when it is sent, or compared with one.
+    """
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other) or dated(str(self)) == other
+
+
+class _TestTime:
+    """When the test that runs began, in wall seconds."""
+
+    began = time.time()
+
+
+def begin_test() -> None:
+    """Dates count from now on."""
+    _TestTime.began = time.time()
+
+
+def http_date(seconds_from_now: float) -> HttpDate:
+    """A date relative to the beginning of the test."""
+    return HttpDate(f"<{seconds_from_now:.0f} s from now>")
+
+
+def dated(text: str) -> str:
+    """`text` with its `HttpDate`s as dates."""
+    return _PLACEHOLDER.sub(lambda match: formatdate(_TestTime.began + int(match[1]), usegmt=True), text)
 
 
 @asynccontextmanager

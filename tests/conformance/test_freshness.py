@@ -615,7 +615,7 @@ async def test_age_of_an_answer_from_the_store(cache: CacheUnderTest, lines: lis
     await page.ask()
     second = await page.ask()
     assert second.came_from_store
-    assert age <= second.age <= age + 59, "the suite takes less than a minute"
+    assert age <= second.age <= age + 30  # of which the test may take some
 
 
 @pytest.mark.parametrize(
