@@ -42,7 +42,7 @@ ifdef ARGS
 else
 	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term --cov-fail-under=90
 	$(BIN)/python -m coverage report --include='proxy/http/*,proxy/policy/*' --fail-under=100
-	SIDECACHE_SERVER__FAST_LANE_MAX_BYTES=0 $(BIN)/python -m pytest tests/integration tests/faults tests/conformance
+	SIDECACHE_SERVER__FAST_LANE_MAX_BYTES=0 $(BIN)/python -m pytest tests/conformance tests/integration/test_server*.py tests/integration/test_sidecar*.py
 endif
 
 conformance: venv ## put the cache to the test, behaviour by behaviour, and write docs/conformance.md from what comes out
