@@ -131,14 +131,18 @@ async def test_large_parts_are_not_joined() -> None:
     bench.lose()
 
 
-async def test_draining_goes_on_as_long_as_the_client_takes_something() -> None:
-    bench = Bench(write_timeout_seconds=0.05)
-    bench.transport.buffered = 1000
+async def test_draining_goes_on_as_long_as_the_client_takes_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(write_timeout_seconds=0.01)
+    sizes = [1000]
+
+    def less_each_time() -> int:
+        sizes.append(sizes[-1] - 1)
+        return sizes[-1]
+
+    monkeypatch.setattr(bench.transport, "get_write_buffer_size", less_each_time)
     bench.connection.pause_writing()
     draining = asyncio.ensure_future(bench.connection.drain())
-    for left in range(900, 400, -100):
-        await asyncio.sleep(0.03)
-        bench.transport.buffered = left
+    await bench.until(lambda: len(sizes) > 10)
     assert not draining.done()
     bench.connection.resume_writing()
     await draining
@@ -181,9 +185,9 @@ async def test_half_a_head_is_answered_408_when_its_time_is_over() -> None:
 
 
 async def test_timer_that_was_put_off_does_not_fire_early() -> None:
-    bench = Bench(keep_alive_timeout_seconds=0.1)
-    for _ in range(4):
-        await asyncio.sleep(0.06)
+    bench = Bench(keep_alive_timeout_seconds=0.8)
+    for _ in range(5):
+        await asyncio.sleep(0.2)  # together longer than the time-out, each far from it
         bench.connection.data_received(request())
         await bench.until(lambda: bench.connection.resting)
     assert not bench.transport.closed
@@ -194,14 +198,27 @@ async def test_timer_that_was_put_off_does_not_fire_early() -> None:
 async def test_closing_connection_is_reset_once_its_client_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.server.protocol.LINGER_SECONDS", -0.98)  # the close timer is at least a second more
     bench = Bench(write_timeout_seconds=0.02)
-    bench.transport.buffered = 100
+    sizes = [
+        100,
+        100,
+        90,
+        80,
+        70,
+        60,
+        60,
+    ]  # looked at when it is cut, then at each round's end and the next one's start
+    left = iter(sizes)
+    looks: list[int] = []
+
+    def shown() -> int:
+        looks.append(next(left, 60))
+        return looks[-1]
+
+    monkeypatch.setattr(bench.transport, "get_write_buffer_size", shown)
     bench.connection.cut()
     assert bench.transport.closed
-    await asyncio.sleep(0.01)
-    bench.transport.buffered = 50  # it took something: another round
-    await asyncio.sleep(0.025)
-    assert not bench.transport.aborted
     await bench.until(lambda: bench.transport.aborted)
+    assert len(looks) > 3, "it took something for some rounds, and had another one each time"
     bench.lose()
 
 
