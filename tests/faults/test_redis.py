@@ -11,8 +11,9 @@ from proxy.storage.breaker import TierState
 from proxy.storage.invalidation_log import Purge, PurgeScope
 from proxy.storage.redis import RedisStore
 from tests.support.clock import FakeClock
+from tests.support.ports import free_port
 from tests.support.records import entry, key, same, until
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.stores import Backends, RedisServers, backends
 
 BUDGET = 0.2

@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 
 from tests.support.origin import Origin, origin
+from tests.support.ports import free_port
 from tests.support.raw_client import RawClient, request
-from tests.support.sidecar import SidecarProcess, free_port, sidecar, toml
+from tests.support.sidecar import SidecarProcess, sidecar, toml
 
 IDLE_CONNECTIONS = 1000
 

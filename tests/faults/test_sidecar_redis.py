@@ -8,7 +8,8 @@ import aiohttp
 import pytest
 
 from tests.support.origin import Origin, origin
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 from tests.support.sidecar import SidecarProcess, sidecar
 
 SLOWEST_SECONDS = 1.0

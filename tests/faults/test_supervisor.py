@@ -16,9 +16,10 @@ import pytest
 from aiohttp import web
 
 from tests.support.origin import Origin, origin
+from tests.support.ports import free_port
 from tests.support.raw_client import RawClient, request
 from tests.support.redis_server import RedisServer
-from tests.support.sidecar import SidecarProcess, eventually, free_port, sidecar, toml
+from tests.support.sidecar import SidecarProcess, eventually, sidecar, toml
 
 NO_L2: dict[str, Any] = {"workers": 2, "cache": {"l2": "none"}}
 DEADLINE_SECONDS = 20

@@ -12,8 +12,9 @@ import pytest
 from aiohttp import web
 from jsonschema import Draft202012Validator
 
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
-from tests.support.sidecar import SidecarProcess, free_port, sidecar
+from tests.support.sidecar import SidecarProcess, sidecar
 
 TOKEN = "a-token-of-some-length"
 TABLES: dict[str, Any] = {"log": {"format": "json"}}

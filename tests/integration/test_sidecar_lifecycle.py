@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.support.sidecar import SidecarProcess, eventually, free_port, sidecar, toml
+from tests.support.ports import free_port
+from tests.support.sidecar import SidecarProcess, eventually, sidecar, toml
 
 
 class SlowOrigin:

@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 
 from tests.support.origin import Origin, origin
+from tests.support.ports import free_port
 from tests.support.raw_client import RawClient, RawResponse, request
-from tests.support.sidecar import SidecarProcess, eventually, free_port, sidecar
+from tests.support.sidecar import SidecarProcess, eventually, sidecar
 
 BREAKER: dict[str, Any] = {
     "cache": {"l2": "none"},

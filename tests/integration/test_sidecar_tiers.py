@@ -10,8 +10,9 @@ import aiohttp
 import pytest
 
 from tests.support.origin import Origin, origin
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
-from tests.support.sidecar import SidecarProcess, free_port, sidecar
+from tests.support.sidecar import SidecarProcess, sidecar
 
 HOST = {"Host": "api.example"}
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from tests.support.ports import free_port
+
 START_SECONDS: Final = 20.0
-BUS_PORT_OFFSET: Final = 10_000
 
 
 def _binary(name: str) -> str:
@@ -26,21 +27,6 @@ def _binary(name: str) -> str:
             "`brew install redis` on macOS"
         )
     return path
-
-
-def free_port(*, with_bus: bool = False) -> int:
-    """A port that nobody listens on; with `with_bus`, the Cluster bus port above it is free too."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            if not with_bus:
-                return port
-            if port + BUS_PORT_OFFSET > 65_535:
-                continue
-            with socket.socket() as second, contextlib.suppress(OSError):
-                second.bind(("127.0.0.1", port + BUS_PORT_OFFSET))
-                return port
 
 
 def wait_for_answer(port: int, *, process: "subprocess.Popen[bytes] | None" = None, log: Path | None = None) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,19 +14,12 @@ import aiohttp
 import orjson
 
 from proxy.address import Address
+from tests.support.ports import free_port
 
 START_SECONDS = 20.0
 
 LANE_VARIABLE = "SIDECACHE_SERVER__FAST_LANE_MAX_BYTES"
 """The one setting of the environment that every sidecar and listener of the tests heeds: 0 turns the fast lane off."""
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
