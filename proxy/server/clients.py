@@ -14,15 +14,13 @@ from proxy.server.protocol import Connection
 from proxy.server.raw import RawRequest
 from proxy.server.refusals import TooManyConnectionsError
 from proxy.server.settings import ServerSettings
-from proxy.server.written import Written
-from proxy.tasks import Tasks
 
 
 class ProxyServer(web.Server):
     """Makes a `Connection` for each client, and knows them all.
 
     Args:
-        handler: answers one request.
+        handler: answers one request; whether another may follow it.
         settings: limits and time-outs.
         refuse: the wire bytes of the problem document for what never became a request; the connection closes.
         lane: answers what it can before it is parsed; None: everything is parsed.
@@ -31,16 +29,15 @@ class ProxyServer(web.Server):
 
     def __init__(
         self,
-        handler: Callable[[RawRequest], Awaitable[Written]],
+        handler: Callable[[RawRequest], Awaitable[bool]],
         *,
         settings: ServerSettings,
         refuse: Callable[[ProxyError], bytes],
         lane: FastLane | None = None,
         caller: Callable[[str], Caller] | None = None,
     ) -> None:
-        super().__init__(handler, handler_cancellation=True)
+        super().__init__(_unasked, handler_cancellation=True)
         self.answer = handler
-        self.tasks = Tasks()
         self.refuse = refuse
         self.lane = lane if caller is not None else None
         self._caller = caller
@@ -95,3 +92,7 @@ class ProxyServer(web.Server):
         """End every connection, whatever it is doing."""
         for connection in list(self.clients):
             connection.reset()
+
+
+async def _unasked(_request: web.BaseRequest) -> web.StreamResponse:
+    raise AssertionError("`Connection.start` has requests answered, not aiohttp")

@@ -1,8 +1,8 @@
-"""One request, from aiohttp's hands to the application and back to the client.
+"""One request, from its connection's hands to the application and back to the client.
 
-Theory of operation. `Handler` reads the request, asks the application for an answer, has it written, and returns to
-aiohttp only then, so that nothing lies between the answer and the account of it. A client that leaves cancels the
-handler (aiohttp's `handler_cancellation`), wherever it waits.
+Theory of operation. `Handler` reads the request, asks the application for an answer, has it written, and returns only
+then, so that nothing lies between the answer and the account of it. A client that leaves cancels the handler (aiohttp's
+`handler_cancellation`), wherever it waits.
 """
 
 import asyncio
@@ -30,7 +30,6 @@ from proxy.server.raw import RawRequest
 from proxy.server.reply import Reply, ReplyTools
 from proxy.server.settings import ServerSettings
 from proxy.server.writer import BodySender, ResponseWriter, UnwritableResponseError
-from proxy.server.written import CLOSES, GOES_ON, Written
 
 _log = structlog.get_logger("server")
 
@@ -135,8 +134,8 @@ class Handler:
         _log.info("request refused", status=error.status_hint, detail=error.detail)
         return error_response(error)
 
-    async def __call__(self, raw: RawRequest) -> Written:
-        """Answer one request; see `ProxyServer`."""
+    async def __call__(self, raw: RawRequest) -> bool:
+        """Answer one request; whether another may follow it."""
         connection = cast("Connection", raw.protocol)
         self._counters.in_flight += 1
         self._quiet.clear()
@@ -151,10 +150,10 @@ class Handler:
             if not self._counters.in_flight:
                 self._quiet.set()
         if keep_alive:
-            return GOES_ON
+            return True
         if raw.keep_alive or not raw.content.is_eof():
             await connection.linger()  # the client may not know yet that it is to send no more
-        return CLOSES
+        return False
 
     async def _serve(self, raw: RawRequest, connection: Connection) -> bool:
         """Answer `raw`; whether the connection can go on."""

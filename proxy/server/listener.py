@@ -156,7 +156,6 @@ class Listener:
             self._protocols.cut()
             await _within(CUT_SECONDS, self._protocols.wait_until_empty())
         await _within(CUT_SECONDS, self._handler.wait_until_quiet())
-        await self._protocols.tasks.close()
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None

@@ -22,62 +22,20 @@ class Peer(Protocol):
         ...
 
 
-class RawRequest(Protocol):
-    """A parsed request. `web.BaseRequest` is one."""
+class RawRequest:
+    """A parsed request. Making one takes 1 µs, a `web.BaseRequest` and what aiohttp puts around it 30.
 
-    @property
-    def method(self) -> str:
-        """As sent."""
-        ...
+    Args:
+        method, raw_path: method and request target, as sent.
+        headers: all fields.
+        version: of the message.
+        keep_alive: whether the client wants the connection to go on.
+        content: the body.
+        protocol: the connection.
+        transport: the connection's; None when the client has left.
+    """
 
-    @property
-    def raw_path(self) -> str:
-        """The request target, as sent."""
-        ...
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        """All fields."""
-        ...
-
-    @property
-    def version(self) -> HttpVersion:
-        """Of the message."""
-        ...
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the client wants the connection to go on."""
-        ...
-
-    @property
-    def body_exists(self) -> bool:
-        """Whether there is a body, be it empty."""
-        ...
-
-    @property
-    def content(self) -> StreamReader:
-        """The body."""
-        ...
-
-    @property
-    def transport(self) -> Transport | None:
-        """The connection's; None when the client has left."""
-        ...
-
-    @property
-    def protocol(self) -> Peer:
-        """The connection."""
-        ...
-
-
-class PlainRequest:
-    """A request without a body. Making one takes 1 µs, a `web.BaseRequest` and what aiohttp puts around it 30."""
-
-    __slots__ = ("headers", "keep_alive", "method", "protocol", "raw_path", "transport", "version")
-
-    body_exists = False
-    content = EMPTY_PAYLOAD
+    __slots__ = ("content", "headers", "keep_alive", "method", "protocol", "raw_path", "transport", "version")
 
     def __init__(
         self,
@@ -86,6 +44,7 @@ class PlainRequest:
         headers: CIMultiDictProxy[str],
         version: HttpVersion,
         keep_alive: bool,
+        content: StreamReader,
         protocol: Peer,
         transport: Transport | None,
     ) -> None:
@@ -94,5 +53,11 @@ class PlainRequest:
         self.headers = headers
         self.version = version
         self.keep_alive = keep_alive
+        self.content = content
         self.protocol = protocol
         self.transport = transport
+
+    @property
+    def body_exists(self) -> bool:
+        """Whether there is a body, be it empty."""
+        return self.content is not EMPTY_PAYLOAD

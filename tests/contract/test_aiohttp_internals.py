@@ -16,12 +16,13 @@ from aiohttp.http import HttpRequestParser, RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from typing_extensions import override
 
 from proxy.server import protocol, supported
 
 SERVER = Path(protocol.__file__).parent
 FIELDS = {
-    "_buffer_paused", "_close", "_current_request", "_force_close", "_loop", "_message_tail", "_messages",
+    "_buffer_paused", "_close", "_force_close", "_loop", "_message_tail", "_messages",
     "_msg_queue_resume_size", "_parser", "_paused", "_payload_parser", "_reading_paused", "_request_count", "_upgraded",
     "_waiter",
 }  # fmt: skip
@@ -75,7 +76,7 @@ def test_every_private_name_in_protocol_is_known_here() -> None:
     used = private_names(SERVER / "protocol.py") - own_attributes()
     used -= {name for name, _ in inspect.getmembers(protocol.Connection, inspect.isfunction)} - METHODS
     used -= set(vars(protocol.Connection)) - METHODS
-    used -= {"_caller", "_connection", "_empty", "_goes_on", "_wire"}  # of the other classes in the file
+    used -= {"_caller", "_connection", "_empty"}  # of the other classes in the file
     assert used == FIELDS | METHODS
 
 
@@ -98,7 +99,7 @@ def test_own_fields_do_not_hide_one_of_aiohttp() -> None:
 def test_own_methods_hide_only_what_they_mean_to() -> None:
     meant = {
         "__init__", "__slots__", "__module__", "__doc__", "__firstlineno__", "__static_attributes__",
-        "connection_made", "connection_lost", "data_received", "eof_received", "resume_writing", "handle_error",
+        "connection_made", "connection_lost", "data_received", "eof_received", "resume_writing", "start",
     }  # fmt: skip
     hidden = {name for name in vars(protocol.Connection) if hasattr(RequestHandler, name)}
     assert hidden <= meant
@@ -111,7 +112,6 @@ async def test_fields_begin_as_the_server_expects(connection: RequestHandler) ->
     assert connection._upgraded is False
     assert connection._buffer_paused is False
     assert connection._payload_parser is None
-    assert connection._current_request is None
 
 
 async def test_each_message_is_counted_and_queued(connection: RequestHandler) -> None:
@@ -124,6 +124,43 @@ async def test_each_message_is_counted_and_queued(connection: RequestHandler) ->
     assert not second.is_eof()
     assert isinstance(message, RawRequestMessage)
     assert message.upgrade is False
+
+
+async def test_start_is_run_in_a_task_that_ends_with_the_connection() -> None:
+    states: list[str] = []
+
+    class Transport(asyncio.Transport):
+        @override
+        def close(self) -> None:
+            states.append("closed")
+
+    class Started(RequestHandler):
+        __slots__ = ()
+
+        @override
+        async def start(self) -> None:
+            states.append("begun")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                states.append("ended")
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        raise NotImplementedError
+
+    started = Started(web.Server(handler, handler_cancellation=True), loop=asyncio.get_running_loop())
+    started.connection_made(Transport())
+    await asyncio.sleep(0)
+    assert states == ["begun"]
+    started.connection_lost(None)
+    await asyncio.sleep(0)
+    assert states == ["begun", "closed", "ended"]
+
+
+async def test_a_message_wakes_who_waits_for_one(connection: RequestHandler) -> None:
+    waiter = connection._waiter = asyncio.get_running_loop().create_future()
+    connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert waiter.done()
 
 
 async def test_half_a_head_is_neither_counted_nor_queued(connection: RequestHandler) -> None:

@@ -11,7 +11,6 @@ from proxy.server.clients import ProxyServer
 from proxy.server.protocol import ClientGoneError, Connection, WriteTimeoutError
 from proxy.server.raw import RawRequest
 from proxy.server.settings import ServerSettings
-from proxy.server.written import GOES_ON, Written
 from tests.support.raw_client import request
 
 
@@ -69,7 +68,7 @@ class Bench:
 
     def __init__(self, **settings: object) -> None:
         self.seen: list[str] = []
-        self.handler: Callable[[RawRequest], Awaitable[Written]] = self.answer
+        self.handler: Callable[[RawRequest], Awaitable[bool]] = self.answer
         self.server = ProxyServer(
             self.handle,
             settings=ServerSettings.model_validate(settings),
@@ -79,15 +78,15 @@ class Bench:
         self.connection = self.server()
         self.connection.connection_made(self.transport)
 
-    async def handle(self, raw: RawRequest) -> Written:
+    async def handle(self, raw: RawRequest) -> bool:
         return await self.handler(raw)
 
-    async def answer(self, raw: RawRequest) -> Written:
+    async def answer(self, raw: RawRequest) -> bool:
         self.seen.append(raw.raw_path)
         assert isinstance(raw.protocol, Connection)
         raw.protocol.send(b"ok ")
         raw.protocol.finish(keep_alive=True)
-        return GOES_ON
+        return True
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what no event announces: the end of a timer inside."""
@@ -240,7 +239,7 @@ async def test_lingering_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_handler_that_raises_ends_the_connection() -> None:
     bench = Bench()
 
-    async def fail(raw: RawRequest) -> Written:
+    async def fail(raw: RawRequest) -> bool:
         raise RuntimeError("bug")
 
     bench.handler = fail
