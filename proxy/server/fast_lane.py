@@ -13,7 +13,7 @@ dropped when its stored response is removed or replaced, when its freshness ends
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.clock import Clock
@@ -45,11 +45,12 @@ class FastLane:
     Attributes:
         bytes: what they weigh.
         hits: how often one was sent, as of the last `settle`.
+        on_unsettled: called when an answer is given and all those before it are settled.
     """
 
     __slots__ = (
         "_canonical", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older", "_replies", "_seen",
-        "_unsettled", "_wall", "bytes", "hits",
+        "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, *, max_bytes: int, max_fields: int, max_field_bytes: int) -> None:
@@ -70,6 +71,7 @@ class FastLane:
         self._canonical: re.Pattern[bytes] | None = None
         self.bytes = 0
         self.hits = 0
+        self.on_unsettled: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len({id(reply) for replies in self._replies for reply in replies.values()})
@@ -127,6 +129,8 @@ class FastLane:
         duration = self._monotonic() - began
         durations = reply.durations
         if not durations:
+            if not self._unsettled and self.on_unsettled is not None:
+                self.on_unsettled()
             self._unsettled.append(reply)
         durations.append(duration)
         for record in reply.records:
@@ -134,7 +138,7 @@ class FastLane:
         return wire
 
     def settle(self) -> None:
-        """Tell the plugins of all replays. To be called about once a second, and before what they count is read."""
+        """Tell the plugins of all replays: soon after `on_unsettled`, and before what they count is read."""
         unsettled, self._unsettled = self._unsettled, []
         durations: dict[Tally, list[float]] = {}
         for reply in unsettled:

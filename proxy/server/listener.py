@@ -24,8 +24,9 @@ from proxy.server.supported import require_supported_aiohttp
 CUT_SECONDS: Final = 5.0
 """How long handlers may take to end once their connections are cut."""
 
-SETTLE_SECONDS: Final = 1.0
-"""How long plugins may not know of answers that the fast lane has given."""
+SETTLE_SECONDS: Final = 0.1
+"""How long plugins may not know of answers that the fast lane has given. Told once a second, they kept 70,000 of them
+waiting for 30 ms, and the 99th percentile was 22 ms instead of 5."""
 
 _log = structlog.get_logger("server")
 
@@ -109,7 +110,8 @@ class Listener:
                 backlog=self._settings.backlog,
                 reuse_port=self._settings.reuse_port or None,
             )
-        self._settle_regularly()
+        if self.lane is not None:
+            self.lane.on_unsettled = self._settle_soon
         _log.info("listening", addresses=[str(address) for address in self.addresses])
 
     def application_changed(self) -> None:
@@ -123,9 +125,13 @@ class Listener:
         if self.lane is not None:
             self.lane.settle()
 
-    def _settle_regularly(self) -> None:
+    def _settle_soon(self) -> None:
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle_now)
+
+    def _settle_now(self) -> None:
+        self._settling = None
         self.settle()
-        self._settling = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle_regularly)
 
     def stop_accepting(self) -> None:
         """Close the address; clients that are connected are served on."""

@@ -669,6 +669,19 @@ def test_each_replay_is_recorded_at_once_and_tallied_when_settled(bench: Bench) 
     assert bench.lane.hits == 2
 
 
+def test_it_says_once_that_there_is_something_to_settle_until_that_is_done(bench: Bench) -> None:
+    calls: list[int] = []
+    bench.lane.on_unsettled = lambda: calls.append(bench.lane.hits)
+    for target in ("/1", "/2"):
+        for _ in range(4):
+            bench.ask(head(target=target))
+    assert calls == [0]
+    bench.lane.settle()
+    assert calls == [0]
+    bench.ask(head(target="/1"))
+    assert calls == [0, 4]
+
+
 def test_replays_of_what_is_dropped_since_are_tallied_too(bench: Bench) -> None:
     tallied: list[int] = []
     terms = Terms(bench.clock.wall())
