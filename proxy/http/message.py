@@ -5,13 +5,14 @@ went in (`to_wire`).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from proxy.http.body import Body
+from proxy.values import value
 
 Headers: TypeAlias = CIMultiDictProxy[str]
 
@@ -68,7 +69,7 @@ def from_wire(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """A request as the pipeline sees it.
 
@@ -116,7 +117,7 @@ class Request:
         return Request(self.method, self.target, self.scheme, self.host, frozen, self.body, self.client, self.version)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Response:
     """A response as the pipeline sees it.
 
