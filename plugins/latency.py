@@ -35,7 +35,7 @@ class LatencySeries:
         self.duration = duration
         self.first_byte = first_byte
 
-    def observe_all(self, durations: Sequence[float]) -> None:
+    def tally(self, durations: Sequence[float], bytes_sent: int) -> None:  # noqa: ARG002 — a `Tally`
         """Count exchanges whose first byte was their last, too, by their durations in seconds."""
         self.duration.observe_all(durations)
         self.first_byte.observe_all(durations)
@@ -89,7 +89,7 @@ class Latency(Plugin[LatencySettings]):
 
     @override
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
-        return ReplayPart(tally=self.series(exchange.route.name, exchange.cache.result, outcome.status).observe_all)
+        return ReplayPart(tally=self.series(exchange.route.name, exchange.cache.result, outcome.status).tally)
 
     @property
     @override

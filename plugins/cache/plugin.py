@@ -21,7 +21,7 @@ from plugins.cache.explain import Explainer
 from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Landed, Passed, Place, Voyage
 from plugins.cache.forms import EntryForms, FormMaker
 from plugins.cache.parts import wanted_part
-from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS, HitTerms, hit_part, may_replay
+from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS, HitTallies, HitTerms, may_replay
 from plugins.cache.serving import aged_headers, respond
 from plugins.cache.settings import CacheSettings
 from plugins.cache.variants import variant_place, why_missing
@@ -79,6 +79,7 @@ class Cache(Plugin[CacheSettings]):
         self._store = services.store
         self._log = services.invalidations
         self._account = Account(services.clock, services.metrics)
+        self._hit_tallies = HitTallies(self._account, services.store.count_hits)
         self._status_field: Callable[[CacheReport], str] | None = None
         if settings.cache_status:
             self._status_field = partial(cache_status, key=settings.cache_status_key)
@@ -262,8 +263,7 @@ class Cache(Plugin[CacheSettings]):
 
     @override
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
-        uses = tuple(exchange.replay.uses) if exchange.replay is not None else ()
-        return hit_part(exchange, outcome, self._account, uses, self._store.count_hits)
+        return self._hit_tallies.part(exchange.route.name, exchange.cache)
 
     @property
     @override

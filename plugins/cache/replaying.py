@@ -11,9 +11,10 @@ from typing import Final
 
 from plugins.cache.account import Account
 from proxy.http.message import Request
-from proxy.pipeline.exchange import CacheReport, Exchange, Outcome
+from proxy.pipeline.exchange import CacheReport, CacheResult
 from proxy.pipeline.replay import PASSED_OVER, SERVER_MADE, ReplayPart
 from proxy.policy.freshness import current_age
+from proxy.policy.reasons import Reason
 from proxy.storage.base import CacheKey, Entry, VaryMarker
 from proxy.storage.memory import Use
 from proxy.storage.tiered import TieredStore
@@ -108,16 +109,25 @@ class HitTerms:
         return fields, now + lasts
 
 
-def hit_part(
-    exchange: Exchange, outcome: Outcome, account: Account, uses: Sequence[Use], count_uses: Callable[[int], None]
-) -> ReplayPart:
-    """What the cache does about replays: it counts them, in all and for each record."""
-    route, report, bytes_sent = exchange.route.name, exchange.cache, outcome.bytes_sent
+class HitTallies:
+    """What the cache does about replays: it counts them. Hits that are alike share a tally: one call counts many."""
 
-    def tally(durations: Sequence[float]) -> None:
-        for use in uses:
-            use.hits += len(durations)
-        count_uses(len(durations))
-        account.record(route, report, bytes_sent * len(durations), len(durations))
+    __slots__ = ("_account", "_count_hits", "_parts")
 
-    return ReplayPart(tally=tally)
+    def __init__(self, account: Account, count_hits: Callable[[int], None]) -> None:
+        self._account = account
+        self._count_hits = count_hits
+        self._parts: dict[tuple[str, CacheResult, Reason | None], ReplayPart] = {}
+
+    def part(self, route: str, report: CacheReport) -> ReplayPart:
+        """For an answer on this route that was reported so."""
+        key = route, report.result, report.reason
+        part = self._parts.get(key)
+        if part is None:
+
+            def tally(durations: Sequence[float], bytes_sent: int) -> None:
+                self._count_hits(len(durations))
+                self._account.record(route, report, bytes_sent, len(durations))
+
+            part = self._parts[key] = ReplayPart(tally=tally)
+        return part

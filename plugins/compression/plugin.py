@@ -65,8 +65,8 @@ class _Wish:
     tags: Mapping[str, EntityTag]
 
 
-def _count_into(counter: Counter) -> Callable[[Sequence[float]], None]:
-    def tally(durations: Sequence[float]) -> None:
+def _count_into(counter: Counter) -> Callable[[Sequence[float], int], None]:
+    def tally(durations: Sequence[float], _bytes_sent: int) -> None:
         counter.value += len(durations)
 
     return tally

@@ -58,10 +58,11 @@ part's `field` for this response."""
 Record: TypeAlias = Callable[[Arrival, float], None]
 """Takes note of a replay and its duration in seconds, in place of `on_complete`."""
 
-Tally: TypeAlias = Callable[[Sequence[float]], None]
-"""Takes note of several replays by their durations in seconds, at most about a second after the first, and before
-anybody reads what is counted. For whoever needs to know nothing of the request: it costs a tenth of a `Record`. Answers
-whose tallies are equal (one method of one object, say) may be told of together."""
+Tally: TypeAlias = Callable[[Sequence[float], int], None]
+"""Takes note of several replays: their durations in seconds, in no order, and the bytes of their bodies in all. Soon
+after the first of them, and before anybody reads what is counted. For whoever needs to know nothing of the request: it
+costs a tenth of a `Record`. Answers whose tallies are equal (one method of one object, say) are told of together: let
+there be few."""
 
 
 @dataclass(frozen=True, slots=True)

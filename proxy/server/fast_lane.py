@@ -19,7 +19,7 @@ from typing import Final
 from proxy.clock import Clock
 from proxy.pipeline.replay import PASSED_OVER, ReplayPart, ReplayTerms, Tally
 from proxy.server.heads import Caller, lines_of, stands_alone
-from proxy.server.kept_reply import KeptReply, Wire, cut_head
+from proxy.server.kept_reply import KeptReply, Ledger, Wire, cut_head
 
 MAX_HEAD_BYTES: Final = 8_192
 MAX_FIELDS_LEFT_OUT: Final = 16
@@ -49,14 +49,15 @@ class FastLane:
     """
 
     __slots__ = (
-        "_canonical", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older", "_replies", "_seen",
-        "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
+        "_canonical", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older", "_replies",
+        "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, *, max_bytes: int, max_fields: int, max_field_bytes: int) -> None:
         self._wall = clock.wall
         self._monotonic = clock.monotonic
-        self._unsettled: list[KeptReply] = []  # those that the plugins have not been told all replays of
+        self._ledgers: dict[tuple[Tally, ...], Ledger] = {}
+        self._unsettled: list[Ledger] = []  # those that the plugins have not been told all of
         self._max_bytes = max_bytes
         self._max_fields = max_fields
         # What is left out of a head is within the limits that the parser keeps, whatever it is.
@@ -85,6 +86,7 @@ class FastLane:
         for replies in self._replies:
             for reply in set(replies.values()):
                 self.drop(reply)
+        self._ledgers.clear()
         self._seen.clear()
         self._older.clear()
         passed_over = sorted(PASSED_OVER - heeded) if heeded is not None else []
@@ -126,13 +128,16 @@ class FastLane:
         reply.used = True
         for use in reply.uses:
             use.visited = True
+            use.hits += 1
         duration = self._monotonic() - began
-        durations = reply.durations
+        ledger = reply.ledger
+        durations = ledger.durations
         if not durations:
             if not self._unsettled and self.on_unsettled is not None:
                 self.on_unsettled()
-            self._unsettled.append(reply)
+            self._unsettled.append(ledger)
         durations.append(duration)
+        ledger.bytes_sent += reply.body_bytes
         for record in reply.records:
             record(caller, duration)
         return wire
@@ -140,18 +145,8 @@ class FastLane:
     def settle(self) -> None:
         """Tell the plugins of all replays: soon after `on_unsettled`, and before what they count is read."""
         unsettled, self._unsettled = self._unsettled, []
-        durations: dict[Tally, list[float]] = {}
-        for reply in unsettled:
-            self.hits += len(reply.durations)
-            for tally in reply.tallies:
-                known = durations.get(tally)
-                if known is None:
-                    durations[tally] = reply.durations.copy()
-                else:
-                    known += reply.durations
-            reply.durations.clear()
-        for tally, values in durations.items():
-            tally(values)
+        for ledger in unsettled:
+            self.hits += ledger.settle()
 
     def _equivalent(self, head: bytes, caller: Caller, replies: dict[bytes, KeptReply]) -> KeptReply | None:
         """The reply kept under what is left of `head` without the lines that nobody heeds."""
@@ -225,7 +220,7 @@ class FastLane:
         if cut is None:
             return False
         pieces, slots = cut
-        reply = KeptReply(terms, parts, pieces, slots, body)
+        reply = KeptReply(terms, parts, pieces, slots, body, self._ledger(parts))
         if reply.size > self._max_bytes // 8:
             return False
         terms.on_void = lambda: self.drop(reply)
@@ -233,6 +228,13 @@ class FastLane:
         self._add_key(self._replies[caller.trusted], key, reply)
         self._make_room(reply)
         return True
+
+    def _ledger(self, parts: Sequence[ReplayPart]) -> Ledger:
+        tallies = tuple(part.tally for part in parts if part.tally is not None)
+        ledger = self._ledgers.get(tallies)
+        if ledger is None:
+            ledger = self._ledgers[tallies] = Ledger(tallies)
+        return ledger
 
     def _add_key(self, replies: dict[bytes, KeptReply], key: bytes, reply: KeptReply) -> None:
         before = replies.get(key)

@@ -6,7 +6,7 @@ from math import inf
 from typing import Final, TypeAlias
 
 from proxy.http.message import to_wire
-from proxy.pipeline.replay import ReplayPart, ReplayTerms
+from proxy.pipeline.replay import ReplayPart, ReplayTerms, Tally
 
 Wire: TypeAlias = bytes | tuple[bytes, ...]
 
@@ -16,17 +16,38 @@ JOINED_BODY_BYTES: Final = 16_384
 REPLY_OVERHEAD: Final = 1_500
 
 
+class Ledger:
+    """The replays of answers whose plugins count them alike, until the plugins are told."""
+
+    __slots__ = ("bytes_sent", "durations", "tallies")
+
+    def __init__(self, tallies: tuple[Tally, ...]) -> None:
+        self.tallies = tallies
+        self.durations: list[float] = []
+        self.bytes_sent = 0
+
+    def settle(self) -> int:
+        """Tell the plugins; of how many replays."""
+        durations, self.durations = self.durations, []
+        bytes_sent, self.bytes_sent = self.bytes_sent, 0
+        durations.sort()  # once for all histograms, which sort: what is in order is sorted in no time
+        for tally in self.tallies:
+            tally(durations, bytes_sent)
+        return len(durations)
+
+
 class KeptReply:
     """An answer, ready to be sent but for what passes with time.
 
     Args:
         pieces: the head, cut where the values of `slots`, names of fields, stand; one piece more than slots.
+        ledger: where its replays are counted.
 
     Attributes:
         wire: the response, in two pieces where the body is long; None where something of it is made for each request.
         since, until: wall seconds between which it is right; a clock may be set back.
-        checks, records, tallies: of the plugins' parts.
-        durations: of the replays that the plugins have not been told of, in seconds.
+        checks, records: of the plugins' parts.
+        body_bytes: what is sent of a body.
         uses: see `ReplayTerms`.
         keys: the heads that it is kept under.
         size: bytes that it counts for, its keys among them.
@@ -34,19 +55,25 @@ class KeptReply:
     """
 
     __slots__ = (
-        "_body", "_open", "_pieces", "_slots", "checks", "durations", "keys", "records", "since", "size", "tallies",
+        "_body", "_open", "_pieces", "_slots", "body_bytes", "checks", "keys", "ledger", "records", "since", "size",
         "terms", "until", "used", "uses", "wire",
     )  # fmt: skip
 
     def __init__(
-        self, terms: ReplayTerms, parts: Iterable[ReplayPart], pieces: list[bytes], slots: list[str], body: bytes
+        self,
+        terms: ReplayTerms,
+        parts: Iterable[ReplayPart],
+        pieces: list[bytes],
+        slots: list[str],
+        body: bytes,
+        ledger: Ledger,
     ) -> None:
         parts = tuple(parts)
         self.terms = terms
         self.checks = tuple((part.check, part.field) for part in parts if part.check is not None)
         self.records = tuple(part.record for part in parts if part.record is not None)
-        self.tallies = tuple(part.tally for part in parts if part.tally is not None)
-        self.durations: list[float] = []
+        self.ledger = ledger
+        self.body_bytes = len(body)
         self.uses = tuple(terms.uses)
         self._pieces = pieces
         self._slots = slots

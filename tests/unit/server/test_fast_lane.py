@@ -611,7 +611,7 @@ def test_a_check_that_says_no_leaves_the_request_to_the_pipeline(bench: Bench) -
         return "" if allowed >= 0 else None
 
     told: list[float] = []
-    bench.teach(head(), parts=[ReplayPart(check=check, tally=told.extend)])
+    bench.teach(head(), parts=[ReplayPart(check=check, tally=lambda durations, _: told.extend(durations))])
     assert bench.ask(head()) is not None
     assert bench.ask(head()) is not None
     assert bench.lane.answer(head(), bench.one) is None
@@ -650,11 +650,11 @@ def test_fields_of_several_plugins_keep_their_places(bench: Bench) -> None:
 
 def test_each_replay_is_recorded_at_once_and_tallied_when_settled(bench: Bench) -> None:
     recorded: list[tuple[str, str]] = []
-    tallied: list[int] = []
+    tallied: list[tuple[int, int]] = []
     use = Visits()
     part = ReplayPart(
         record=lambda arrival, _: recorded.append((arrival.client, arrival.id)),
-        tally=lambda durations: tallied.append(len(durations)),
+        tally=lambda durations, bytes_sent: tallied.append((len(durations), bytes_sent)),
     )
     proxy = bench.caller("10.0.0.1", trusted=True)
     bench.teach(head(), caller=proxy, parts=[part], terms=Terms(bench.clock.wall(), uses=[use]))
@@ -665,8 +665,23 @@ def test_each_replay_is_recorded_at_once_and_tallied_when_settled(bench: Bench) 
     assert tallied == []
     bench.lane.settle()
     bench.lane.settle()
-    assert tallied == [2]
+    assert tallied == [(2, 2 * len(b"hello"))]
+    assert use.hits == 2
     assert bench.lane.hits == 2
+
+
+def test_replays_of_answers_with_the_same_tallies_are_told_of_together(bench: Bench) -> None:
+    tallied: list[tuple[Sequence[float], int]] = []
+    part = ReplayPart(tally=lambda durations, bytes_sent: tallied.append((durations, bytes_sent)))
+    for target in ("/1", "/2"):
+        bench.teach(head(target=target), target.encode(), parts=[part])
+    for target in ("/1", "/2", "/2"):
+        bench.ask(head(target=target))
+    bench.lane.settle()
+    ((durations, bytes_sent),) = tallied
+    assert len(durations) == 3
+    assert list(durations) == sorted(durations)
+    assert bytes_sent == 6
 
 
 def test_it_says_once_that_there_is_something_to_settle_until_that_is_done(bench: Bench) -> None:
@@ -685,7 +700,7 @@ def test_it_says_once_that_there_is_something_to_settle_until_that_is_done(bench
 def test_replays_of_what_is_dropped_since_are_tallied_too(bench: Bench) -> None:
     tallied: list[int] = []
     terms = Terms(bench.clock.wall())
-    bench.teach(head(), terms=terms, parts=[ReplayPart(tally=lambda durations: tallied.append(len(durations)))])
+    bench.teach(head(), terms=terms, parts=[ReplayPart(tally=lambda durations, _: tallied.append(len(durations)))])
     bench.ask(head())
     terms.void()
     bench.lane.settle()
