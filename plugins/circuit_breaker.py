@@ -9,6 +9,7 @@ unless it had waited so long that the call was slow, or an upstream that hangs w
 less patient than the time-outs here.
 """
 
+import math
 import random
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -71,17 +72,6 @@ class CircuitBreakerSettings(PluginSettings):
         )
 
 
-class _Call:
-    """A call under way: its circuit, the name of that, and the permit."""
-
-    __slots__ = ("circuit", "name", "permit")
-
-    def __init__(self, name: str, circuit: Circuit, permit: Permit) -> None:
-        self.name = name
-        self.circuit = circuit
-        self.permit = permit
-
-
 class CircuitBreaker(Plugin[CircuitBreakerSettings]):
     """Asks a circuit before each request goes to the upstream, and tells it what became of it."""
 
@@ -93,7 +83,12 @@ class CircuitBreaker(Plugin[CircuitBreakerSettings]):
     ) -> None:
         super().__init__(settings, services)
         self._rng = rng or random.Random()  # noqa: S311 — it spreads retries, it guards nothing
-        self._call: Final[ExchangeKey[_Call]] = ExchangeKey("circuit_breaker.call")
+        self._permit: Final[ExchangeKey[Permit]] = ExchangeKey("circuit_breaker.permit")
+        # Read for each request; an attribute of a pydantic model takes its time.
+        self._monotonic = services.clock.monotonic
+        self._by_route = settings.scope == "route"
+        self._failure_statuses = settings.failure_statuses
+        self._slow_seconds = settings.slow_seconds or math.inf
         self._circuits: dict[str, Circuit] = {}
         self._closed = False
         metrics = services.metrics
@@ -110,7 +105,7 @@ class CircuitBreaker(Plugin[CircuitBreakerSettings]):
 
     @override
     async def on_request(self, exchange: Exchange) -> None:
-        name = exchange.route.name if self.settings.scope == "route" else "upstream"
+        name = exchange.route.name if self._by_route else "upstream"
         circuit = self._circuits.get(name) or self._new_circuit(name)
         try:
             permit = circuit.admit()
@@ -118,42 +113,42 @@ class CircuitBreaker(Plugin[CircuitBreakerSettings]):
             self._refused.labels(name).value += 1
             exchange.notes["circuit"] = circuit.state.value
             raise
-        exchange.put(self._call, _Call(name, circuit, permit))
+        exchange.put(self._permit, permit)
 
     @override
     async def on_response(self, exchange: Exchange, response: Response) -> Response:
-        if (call := exchange.take(self._call)) is not None:
-            if response.status in self.settings.failure_statuses:
-                self._failed(call, "status")
-            elif self._is_slow(call):
-                self._failed(call, "slow")
+        if (permit := exchange.take(self._permit)) is not None:
+            if response.status in self._failure_statuses:
+                self._failed(permit, "status")
+            elif self._is_slow(permit):
+                self._failed(permit, "slow")
             else:
-                call.circuit.succeed(call.permit)
+                permit.circuit.succeed(permit)
         return response
 
     @override
     async def on_error(self, exchange: Exchange, error: UpstreamError) -> None:
-        if (call := exchange.take(self._call)) is None:
+        if (permit := exchange.take(self._permit)) is None:
             return
         match error:
             case OverloadedError() | CircuitOpenError():
-                call.circuit.abandon(call.permit)  # nobody asked the upstream
+                permit.circuit.abandon(permit)  # nobody asked the upstream
             case UpstreamTimeoutError():
-                self._failed(call, "timeout")
+                self._failed(permit, "timeout")
             case UpstreamConnectError():
-                self._failed(call, "connect")
+                self._failed(permit, "connect")
             case _:
-                self._failed(call, "protocol")
+                self._failed(permit, "protocol")
 
     @override
     def on_complete(self, exchange: Exchange, outcome: Outcome) -> None:
-        call = exchange.take(self._call)
-        if call is None or call.permit.settled:
+        permit = exchange.take(self._permit)
+        if permit is None or permit.settled:
             return
-        if self._is_slow(call):
-            self._failed(call, "slow")
+        if self._is_slow(permit):
+            self._failed(permit, "slow")
         else:
-            call.circuit.abandon(call.permit)
+            permit.circuit.abandon(permit)
 
     @override
     async def close(self) -> None:
@@ -167,24 +162,21 @@ class CircuitBreaker(Plugin[CircuitBreakerSettings]):
         return {"scope": self.settings.scope, "circuits": {n: c.snapshot() for n, c in self._circuits.items()}}
 
     def _new_circuit(self, name: str) -> Circuit:
-        def moved(circuit: Circuit, before: CircuitState) -> None:
-            self._moved(name, circuit, before)
-
-        circuit = Circuit(self.settings.rules(), self.services.clock, self._rng, moved)
+        circuit = Circuit(name, self.settings.rules(), self.services.clock, self._rng, self._moved)
         self._circuits[name] = circuit
         if not self._closed:
             self._states.labels(name, circuit.state.value).value += 1
         return circuit
 
-    def _is_slow(self, call: _Call) -> bool:
-        limit = self.settings.slow_seconds
-        return limit > 0 and self.services.clock.monotonic() - call.permit.started >= limit
+    def _is_slow(self, permit: Permit) -> bool:
+        return self._monotonic() - permit.started >= self._slow_seconds
 
-    def _failed(self, call: _Call, kind: str) -> None:
-        self._failures.labels(call.name, kind).value += 1
-        call.circuit.fail(call.permit)
+    def _failed(self, permit: Permit, kind: str) -> None:
+        self._failures.labels(permit.circuit.name, kind).value += 1
+        permit.circuit.fail(permit)
 
-    def _moved(self, name: str, circuit: Circuit, before: CircuitState) -> None:
+    def _moved(self, circuit: Circuit, before: CircuitState) -> None:
+        name = circuit.name
         self._transitions.labels(name, circuit.state.value).value += 1
         if not self._closed:  # its circuits have been taken off the gauge
             self._states.labels(name, before.value).value -= 1

@@ -1,5 +1,6 @@
 """Counts over the last so many seconds, in constant memory."""
 
+import math
 from dataclasses import dataclass
 
 from proxy.clock import Clock
@@ -31,29 +32,39 @@ class RollingCounts:
         bucket_seconds: the resolution.
     """
 
-    __slots__ = ("_bucket_seconds", "_clock", "_hits", "_periods", "_size", "_totals", "window_seconds")
+    __slots__ = (
+        "_bucket_seconds", "_ends", "_hits", "_monotonic", "_periods", "_size", "_slot", "_totals", "window_seconds",
+    )  # fmt: skip
 
     def __init__(self, clock: Clock, *, window_seconds: float = 900.0, bucket_seconds: float = 5.0) -> None:
         if not 0 < bucket_seconds <= window_seconds:
             raise ValueError(f"a window of {window_seconds} s cannot have buckets of {bucket_seconds} s")
-        self._clock = clock
+        self._monotonic = clock.monotonic
         self._bucket_seconds = bucket_seconds
         self._size = round(window_seconds / bucket_seconds)
         self.window_seconds = window_seconds
-        self._periods = [-1] * self._size
         self._hits = [0] * self._size
         self._totals = [0] * self._size
+        self.clear()
 
     def record(self, hit: bool, count: int = 1) -> None:
         """Count `count` events that happened now. Constant time."""
-        period = int(self._clock.monotonic() / self._bucket_seconds)
-        slot = period % self._size
-        if self._periods[slot] != period:
-            self._periods[slot] = period
-            self._hits[slot] = self._totals[slot] = 0
+        now = self._monotonic()
+        if now >= self._ends:
+            self._turn(now)
+        slot = self._slot
         self._totals[slot] += count
         if hit:
             self._hits[slot] += count
+
+    def _turn(self, now: float) -> None:
+        """Make the bucket ready that counts the period around `now`."""
+        period = int(now / self._bucket_seconds)
+        slot = self._slot = period % self._size
+        self._ends = (period + 1) * self._bucket_seconds
+        if self._periods[slot] != period:
+            self._periods[slot] = period
+            self._hits[slot] = self._totals[slot] = 0
 
     def over(self, seconds: float | None = None) -> Ratio:
         """The counts of the last `seconds`, by default of the whole window, rounded up to whole buckets.
@@ -64,7 +75,7 @@ class RollingCounts:
         span = self.window_seconds if seconds is None else seconds
         if not 0 < span <= self.window_seconds:
             raise ValueError(f"a window of {self.window_seconds} s knows nothing of the last {span} s")
-        newest = int(self._clock.monotonic() / self._bucket_seconds)
+        newest = int(self._monotonic() / self._bucket_seconds)
         oldest = newest - min(self._size, -int(-span // self._bucket_seconds)) + 1
         hits = total = 0
         for slot, period in enumerate(self._periods):
@@ -76,3 +87,5 @@ class RollingCounts:
     def clear(self) -> None:
         """Forget everything."""
         self._periods = [-1] * self._size
+        self._slot = 0
+        self._ends = -math.inf  # of the current bucket's period, in monotonic seconds

@@ -26,7 +26,11 @@ class Bench:
         self.clock = FakeClock()
         self.moves: list[tuple[CircuitState, CircuitState]] = []
         self.circuit = Circuit(
-            rules, self.clock, random.Random(7), lambda circuit, before: self.moves.append((before, circuit.state))
+            "default",
+            rules,
+            self.clock,
+            random.Random(7),
+            lambda circuit, before: self.moves.append((before, circuit.state)),
         )
 
     def stands(self, state: CircuitState) -> bool:
