@@ -69,7 +69,7 @@ class Latency(Plugin[LatencySettings]):
 
     def series(self, route: str, cache: CacheResult, status: int) -> LatencySeries:
         """Where exchanges of this route, cache outcome and status are counted."""
-        key = (route, cache.value, status // 100)
+        key = (route, cache._value_, status // 100)  # `value` is a property written in Python: 0.3 µs
         series = self._series.get(key)
         if series is None:
             labels = (route, cache.value, f"{status // 100}xx")
