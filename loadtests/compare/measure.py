@@ -87,8 +87,12 @@ def _get(port: int, path: str) -> bytes:
         return content
 
 
-def wrk_command(scenario: Scenario, port: int, headers: dict[str, str], seconds: int, run: str) -> list[str]:
-    """The command that loads a system for a time. `run` tells the keys of one run from those of others."""
+def wrk_command(
+    scenario: Scenario, port: int, headers: dict[str, str], seconds: int, run: str, sent: int = 0
+) -> list[str]:
+    """The command that loads a system for a time. `run` tells the keys of one run from those of others; a script that
+    goes through its keys in turn goes on after the first `sent` of them.
+    """
     command = [program("wrk"), "--latency", "--threads", "1", "--timeout", "5s"]
     command += ["--connections", str(scenario.connections), "--duration", f"{seconds}s"]
     for name, value in headers.items():
@@ -97,19 +101,21 @@ def wrk_command(scenario: Scenario, port: int, headers: dict[str, str], seconds:
         command += ["--script", str(_SCRIPTS / scenario.script)]
     command += [f"http://{HOST}:{port}{scenario.path}"]
     if scenario.arguments:
-        command += ["--", *(argument.format(run=run) for argument in scenario.arguments)]
+        command += ["--", *(argument.format(run=run, sent=sent) for argument in scenario.arguments)]
     return pinned(LOAD_CORE, command)
 
 
-def load(scenario: Scenario, running: Running, headers: dict[str, str], seconds: int, run: str) -> Load:
-    """Load a system, for `seconds` or the least that the scenario needs.
+def load(
+    scenario: Scenario, running: Running, headers: dict[str, str], seconds: int, run: str, sent: int = 0
+) -> Load:
+    """Load a system, for `seconds` or the least that the scenario needs. For `run` and `sent` see `wrk_command`.
 
     Raises:
         ReportError: there were errors.
         subprocess.SubprocessError: wrk failed, or did not end.
     """
     seconds = max(seconds, scenario.least_seconds)
-    command = wrk_command(scenario, running.port, headers, seconds, run)
+    command = wrk_command(scenario, running.port, headers, seconds, run, sent)
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + GRACE_SECONDS, check=True)
     return parse_wrk(done.stdout)
 
@@ -124,7 +130,7 @@ def warm(scenario: Scenario, running: Running, origin_port: int, headers: dict[s
     sent = attempt = 0
     while True:
         before = origin_requests(origin_port)
-        sent += load(scenario, running, headers, 1, f"warm{attempt}").requests
+        sent += load(scenario, running, headers, 1, f"warm{attempt}", sent).requests
         attempt += 1
         asked = origin_requests(origin_port) - before - 1
         quiet = scenario.origin == "all" or asked <= max(_WARM_STRAYS, scenario.stray_share * sent / attempt)

@@ -59,7 +59,7 @@ def _l2(kind: str, title: str, floor: float) -> Scenario:
         # A call that passes its time budget is a miss, and the origin answers.
         stray_share=0.02,
         script="keys.lua",
-        arguments=("/hit/1k/l", "5000"),
+        arguments=("/hit/1k/l", "5000", "{sent}"),
         keys=5_000,
         warm_requests=10_000,
         from_l2=True,

@@ -156,6 +156,18 @@ def test_new_keys_are_other_keys_in_each_run(stage: Stage) -> None:
 
 
 @needs_servers
+def test_a_run_goes_on_with_the_keys_that_the_last_one_did_not_reach(stage: Stage) -> None:
+    many = replace(BY_NAME["l2_lmdb"], arguments=("/hit/1k/reach/", "1000000", "{sent}"))
+    running, sent = stage.get("nginx"), 0
+    for _ in range(2):
+        before = origin_requests(stage.origin.port)
+        requests = load(many, running, {}, 1, "warm", sent).requests
+        sent += requests
+        # Those under way when the first one stopped may have been asked for already.
+        assert origin_requests(stage.origin.port) - before - 1 >= requests - many.connections
+
+
+@needs_servers
 def test_idle_connections_are_open_together(stage: Stage) -> None:
     running = stage.get("nginx")
     with idle_connections(running.port, "/hit/1k/i", 50):
