@@ -105,9 +105,7 @@ def wrk_command(
     return pinned(LOAD_CORE, command)
 
 
-def load(
-    scenario: Scenario, running: Running, headers: dict[str, str], seconds: int, run: str, sent: int = 0
-) -> Load:
+def load(scenario: Scenario, running: Running, headers: dict[str, str], seconds: int, run: str, sent: int = 0) -> Load:
     """Load a system, for `seconds` or the least that the scenario needs. For `run` and `sent` see `wrk_command`.
 
     Raises:
