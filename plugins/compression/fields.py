@@ -15,11 +15,13 @@ from multidict import CIMultiDict
 from proxy.http.etag import EntityTag, parse_etag, parse_etags
 from proxy.http.headers import split_list
 from proxy.http.message import Headers
+from proxy.http.names import IF_MATCH, IF_NONE_MATCH, VARY
 
 _MARK: Final = "~"
-_CONDITIONS: Final = ("If-None-Match", "If-Match")
+_CONDITIONS: Final = (IF_NONE_MATCH, IF_MATCH)
 # About the bytes of the form they came with, or (Accept-Ranges) of no use with another.
 _OF_THE_FORM: Final = ("Accept-Ranges", "Content-Digest", "Content-MD5", "Digest", "Repr-Digest")
+_OF_ALL_FORMS: Final = frozenset({"accept-encoding", "*"})
 NO_TAGS: Final[Mapping[str, EntityTag]] = {}
 
 
@@ -74,12 +76,19 @@ def tag_as_sent(value: str, sent: Mapping[str, EntityTag]) -> str:
     return value if tag is None else str(sent.get(tag.opaque, value))
 
 
+def varies(headers: Headers) -> bool:
+    """Whether Vary names Accept-Encoding, or says that anything may matter."""
+    lines = headers.getall(VARY, None)
+    if lines is None:
+        return False
+    return any(name.lower() in _OF_ALL_FORMS for line in lines for name in split_list(line))
+
+
 def varying(headers: Headers) -> CIMultiDict[str]:
-    """`headers` with Accept-Encoding in Vary."""
+    """A copy of `headers` with Accept-Encoding in Vary."""
     changed = headers.copy()
-    named = [name.lower() for line in headers.getall("Vary", ()) for name in split_list(line)]
-    if "accept-encoding" not in named and "*" not in named:
-        changed.add("Vary", "Accept-Encoding")
+    if not varies(headers):
+        changed.add(VARY, "Accept-Encoding")
     return changed
 
 

@@ -12,57 +12,36 @@ Never coded: what is coded already, partial content, what has no body, answers t
 decoded for a client that does not accept that.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar, Final
 
 from typing_extensions import override
 
 from plugins.compression.codecs import CODINGS, Coding, compress, decoder
-from plugins.compression.fields import reformed, tag_as_sent, unmark_conditions, varying
+from plugins.compression.fields import reformed, tag_as_sent, unmark_conditions, varies, varying
 from plugins.compression.settings import CompressionSettings
 from plugins.compression.streams import DecodedStream, EncodedStream, SingleChunk, Tally
 from plugins.compression.threads import CodingThreads
+from plugins.compression.wishes import IDENTITY, Wish, Wishes
 from plugins.media_types import media_matcher
 from proxy.http.body import Body
 from proxy.http.cache_control import request_directives, response_directives
-from proxy.http.coding import preferences, weights
-from proxy.http.etag import EntityTag
 from proxy.http.headers import combined
-from proxy.http.message import NO_HEADERS, Response, make_headers
+from proxy.http.message import Response
+from proxy.http.names import ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RANGE, UPGRADE
 from proxy.metrics.registry import Counter
 from proxy.pipeline.exchange import DerivedForms, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import ReplayPart
 
-IDENTITY: Final = "identity"
 _BODYLESS: Final = frozenset({101, 204, 205, 206, 304})
-_REMEMBERED_LENGTH: Final = 128
 _CONDITION_FAILED: Final = frozenset({412, 416})  # answers to a stored response's conditions, not that response
 _HEEDED: Final = frozenset({
     "accept-encoding", "cache-control", "if-match", "if-none-match", "if-range", "range", "upgrade",
 })  # fmt: skip
 _LARGER: Final = b""
 """Kept as the form of a body that does not get smaller; no coding makes nothing of something."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What a request asks for.
-
-    Attributes:
-        accepted: codings, `identity` among them if it is acceptable.
-        coding: the one to use, if the response allows.
-        as_is: the content is to be left alone: a range is asked for, or no transformation.
-        tags: see `unmark_conditions`.
-    """
-
-    accepted: Sequence[str]
-    coding: Coding | None
-    as_is: bool
-    head: bool
-    tags: Mapping[str, EntityTag]
 
 
 def _count_into(counter: Counter) -> Callable[[Sequence[float], int], None]:
@@ -81,8 +60,12 @@ class Compression(Plugin[CompressionSettings]):
 
     def __init__(self, settings: CompressionSettings, services: Services) -> None:
         super().__init__(settings, services)
-        self._wish: Final[ExchangeKey[_Wish]] = ExchangeKey("compression.wish")
+        self._wish: Final[ExchangeKey[Wish]] = ExchangeKey("compression.wish")
         self._counted: Final[ExchangeKey[str]] = ExchangeKey("compression.counted")
+        # Read for each request; an attribute of a pydantic model takes its time.
+        self._asks_for_identity = settings.upstream_encoding == IDENTITY
+        self._min_bytes: int = settings.min_bytes
+        self._wishes = Wishes(settings.codings)
         self._threads = CodingThreads(settings.threads)
         self._compressible = media_matcher(settings.content_types)
         self._flushed = media_matcher(settings.flush_types)
@@ -106,28 +89,32 @@ class Compression(Plugin[CompressionSettings]):
     async def on_request(self, exchange: Exchange) -> None:
         request = exchange.request
         headers = request.headers
-        if exchange.switch_to or "Upgrade" in headers:
+        if exchange.switch_to or UPGRADE in headers:
             return
-        accepted, coding = self._choose(combined(headers, "Accept-Encoding"))
-        changed, tags = unmark_conditions(headers, accepted)
-        as_is = "Range" in headers or request_directives(headers).no_transform
-        exchange.put(self._wish, _Wish(accepted, coding, as_is, request.method == "HEAD", tags))
-        if self.settings.upstream_encoding == IDENTITY:
+        accept = combined(headers, ACCEPT_ENCODING)
+        wish = self._wishes.of_get(accept)
+        changed, tags = unmark_conditions(headers, wish.accepted)
+        head = request.method == "HEAD"
+        as_is = RANGE in headers or request_directives(headers).no_transform
+        if head or as_is or tags:
+            wish = Wish(wish.accepted, wish.coding, as_is, head, tags)
+        exchange.put(self._wish, wish)
+        if self._asks_for_identity and accept != IDENTITY:
             changed = headers.copy() if changed is None else changed
             # Not left out: to an upstream that would mean that any coding will do (RFC 9110 §12.5.3).
-            changed["Accept-Encoding"] = IDENTITY
+            changed[ACCEPT_ENCODING] = IDENTITY
         if changed is not None:
             exchange.request = request.with_headers(changed)
 
     @override
     async def on_response(self, exchange: Exchange, response: Response) -> Response:
         wish = exchange.take(self._wish)
-        if wish is None or response_directives(response.headers).no_transform:
+        headers = response.headers
+        if wish is None or response_directives(headers).no_transform:
             return response
         if response.status == 304:
             return self._confirm(response, wish)
-        coding = (combined(response.headers, "Content-Encoding") or IDENTITY).strip().lower()
-        if coding != IDENTITY:
+        if (coded := combined(headers, CONTENT_ENCODING)) and (coding := coded.strip().lower()) != IDENTITY:
             return self._decode(response, coding.removeprefix("x-"), wish)
         if not self._worthwhile(response, wish):
             return response
@@ -155,27 +142,18 @@ class Compression(Plugin[CompressionSettings]):
             },
         }
 
-    def _choose(self, accept: str | None) -> tuple[Sequence[str], Coding | None]:
-        """What an Accept-Encoding value accepts, and the offered coding that it likes best.
-
-        Where it likes several as much, that is the first offered.
-        """
-        if accept is not None and len(accept) > _REMEMBERED_LENGTH:
-            return _choose(accept, self.settings.codings)
-        return _remembered_choice(accept, self.settings.codings)
-
-    def _worthwhile(self, response: Response, wish: _Wish) -> bool:
+    def _worthwhile(self, response: Response, wish: Wish) -> bool:
         """Whether the response is of a type and size that would be compressed for a client that accepts it."""
         headers = response.headers
         if response.status in _BODYLESS and response.status != 206:
             return False
-        if not self._compressible(headers.get("Content-Type", "")):
+        if not self._compressible(headers.get(CONTENT_TYPE, "")):
             return False
-        length = headers.get("Content-Length", "")
+        length = headers.get(CONTENT_LENGTH, "")
         if length.isascii() and length.isdigit():
             # Of a part, its own length says nothing about the whole.
-            return response.status == 206 or int(length) >= self.settings.min_bytes
-        return wish.head or not isinstance(response.body, bytes) or len(response.body) >= self.settings.min_bytes
+            return response.status == 206 or int(length) >= self._min_bytes
+        return wish.head or not isinstance(response.body, bytes) or len(response.body) >= self._min_bytes
 
     async def _encode(self, exchange: Exchange, response: Response, coding: Coding, *, head: bool) -> Response:
         body: Body = response.body
@@ -212,7 +190,8 @@ class Compression(Plugin[CompressionSettings]):
     def _plain(self, exchange: Exchange, response: Response) -> Response:
         """Sent as it is, though it would be compressed for others."""
         self._count(exchange, IDENTITY)
-        return response.with_headers(varying(response.headers))
+        headers = response.headers
+        return response if varies(headers) else response.with_headers(varying(headers))
 
     def _count(self, exchange: Exchange, coding: str) -> None:
         self._responses[coding].value += 1
@@ -234,7 +213,7 @@ class Compression(Plugin[CompressionSettings]):
         return coded
 
     @staticmethod
-    def _decode(response: Response, coding: str, wish: _Wish) -> Response:
+    def _decode(response: Response, coding: str, wish: Wish) -> Response:
         """What the upstream coded, without its coding for a client that does not accept it."""
         if coding not in CODINGS or response.status in _BODYLESS:
             return response
@@ -249,7 +228,7 @@ class Compression(Plugin[CompressionSettings]):
         source = SingleChunk(body) if isinstance(body, bytes) else body
         return response.with_body(headers, DecodedStream(source, decoder(coding)))
 
-    def _confirm(self, response: Response, wish: _Wish) -> Response:
+    def _confirm(self, response: Response, wish: Wish) -> Response:
         """A 304 in the client's tags. What it confirms may well vary, unless it says that it is of another type."""
         headers = response.headers.copy()
         if (content_type := headers.get("Content-Type")) is None or self._compressible(content_type):
@@ -257,18 +236,3 @@ class Compression(Plugin[CompressionSettings]):
         if (tag := headers.get("ETag")) is not None:
             headers["ETag"] = tag_as_sent(tag, wish.tags)
         return response.with_headers(headers)
-
-
-def _choose(accept: str | None, offered: tuple[Coding, ...]) -> tuple[Sequence[str], Coding | None]:
-    accepted = preferences(NO_HEADERS if accept is None else make_headers([("Accept-Encoding", accept)]))
-    named = weights(accept or "")
-    liked = accepted[: accepted.index(IDENTITY)] if IDENTITY in accepted else accepted
-    coding = max(
-        (coding for coding in offered if coding in liked),
-        key=lambda coding: named.get(coding, named.get("*", 0.0)),
-        default=None,
-    )
-    return accepted, coding
-
-
-_remembered_choice: Final = lru_cache(maxsize=1024)(_choose)  # browsers send a dozen different values

@@ -15,6 +15,7 @@ import http_sf
 
 from proxy.http.headers import combined, split_list
 from proxy.http.message import Headers, to_wire
+from proxy.http.names import CACHE_CONTROL, PRAGMA
 
 DELTA_MAX: Final = 2**31
 """The greatest delta-seconds that is told from greater ones (RFC 9111 §1.2.2)."""
@@ -90,7 +91,7 @@ NO_REQUEST_DIRECTIVES: Final = RequestDirectives()
 
 def response_directives(headers: Headers) -> ResponseDirectives:
     """The directives of the `Cache-Control` of a response."""
-    value = combined(headers, "Cache-Control")
+    value = combined(headers, CACHE_CONTROL)
     if value is None:
         return NO_RESPONSE_DIRECTIVES
     return _remembered_response(value) if len(value) <= _REMEMBERED_LENGTH else _parse_response(value)
@@ -98,10 +99,10 @@ def response_directives(headers: Headers) -> ResponseDirectives:
 
 def request_directives(headers: Headers) -> RequestDirectives:
     """The directives of the `Cache-Control` of a request; without that field, what its `Pragma` says."""
-    value = combined(headers, "Cache-Control")
+    value = combined(headers, CACHE_CONTROL)
     if value is not None:
         return _remembered_request(value) if len(value) <= _REMEMBERED_LENGTH else _parse_request(value)
-    pragma = combined(headers, "Pragma")
+    pragma = combined(headers, PRAGMA)
     if pragma is not None and any(member.lower() == "no-cache" for member in split_list(pragma)):
         return _PRAGMA_NO_CACHE
     return NO_REQUEST_DIRECTIVES

@@ -6,6 +6,7 @@ from typing import Final
 
 from proxy.http.headers import combined
 from proxy.http.message import Headers
+from proxy.http.names import ACCEPT_ENCODING
 
 CODINGS: Final = ("br", "zstd", "gzip", "identity")
 """What this proxy can make, the preferred ones first."""
@@ -24,7 +25,7 @@ def preferences(headers: Headers) -> tuple[str, ...]:
     `identity` is among them unless the client rules it out. Without an Accept-Encoding field only `identity` is: any
     coding would do for the letter, but clients that say nothing seldom decode.
     """
-    value = combined(headers, "Accept-Encoding")
+    value = combined(headers, ACCEPT_ENCODING)
     if value is None:
         return ("identity",)
     return _remembered(value) if len(value) <= _REMEMBERED_LENGTH else _preferences(value)
