@@ -11,6 +11,7 @@ from proxy.http.message import Headers, Request, Response
 from proxy.pipeline.replay import ReplayTerms
 from proxy.pipeline.routes import Route
 from proxy.policy.reasons import Reason
+from proxy.values import value
 
 T = TypeVar("T")
 
@@ -169,7 +170,7 @@ class Exchange:
         return cast("T | None", self._state.get(key))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """How an exchange ended.
 

@@ -49,7 +49,7 @@ class FastLane:
     """
 
     __slots__ = (
-        "_canonical", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older", "_replies",
+        "_canonical", "_cut", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older", "_replies",
         "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
     )  # fmt: skip
 
@@ -70,6 +70,7 @@ class FastLane:
         self._seen: set[int] = set()
         self._older: set[int] = set()
         self._canonical: re.Pattern[bytes] | None = None
+        self._cut = b"", b"", 0  # the last head that was cut, what was left of it, and how many lines were not
         self.bytes = 0
         self.hits = 0
         self.on_unsettled: Callable[[], None] | None = None
@@ -91,6 +92,7 @@ class FastLane:
         self._older.clear()
         passed_over = sorted(PASSED_OVER - heeded) if heeded is not None else []
         self._canonical = lines_of(passed_over) if passed_over else None
+        self._cut = b"", b"", 0
 
     def answer(self, head: bytes, caller: Caller) -> Wire | None:
         """The response to a request with this head, or None: the pipeline answers.
@@ -153,6 +155,7 @@ class FastLane:
         if self._canonical is None:
             return replies.get(head)
         rest, left_out = self._canonical.subn(b"", head)
+        self._cut = head, rest, left_out
         if left_out > MAX_FIELDS_LEFT_OUT:
             return None
         reply = replies.get(rest)
@@ -180,7 +183,8 @@ class FastLane:
         if not head.startswith((b"GET ", b"HEAD ")) or not stands_alone(head):
             return b""
         if self._canonical is not None:
-            head, left_out = self._canonical.subn(b"", head)
+            whole, rest, left_out = self._cut
+            head, left_out = (rest, left_out) if whole is head else self._canonical.subn(b"", head)
             if left_out > MAX_FIELDS_LEFT_OUT:
                 return b""
         if head.count(b"\r\n") + MAX_FIELDS_LEFT_OUT > self._max_fields:

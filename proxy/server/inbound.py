@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from aiohttp.streams import StreamReader
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy, istr
 from typing_extensions import override
 
 from proxy.errors import ClientError, PayloadTooLargeError
@@ -31,7 +31,7 @@ _SANE_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
 _EVASIVE_PROTOCOLS: Final = frozenset({"h2c", "h2", "http", "tls"})
 """Protocols whose requests would pass every plugin unseen; `h2c` is a known way of smuggling."""
 
-_ENDED: Final = HOP_BY_HOP | PROXY_FIELDS
+_ENDED: Final = tuple(map(istr, HOP_BY_HOP | PROXY_FIELDS))
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
@@ -155,10 +155,14 @@ class RequestReader:
             raise NotImplementedRequestError("this server opens no tunnels to other hosts")
         peer = peer_address(raw.protocol.peername)
         trusted = self.forwarding.trusts(peer)
-        scheme = "https" if raw.transport is not None and raw.transport.get_extra_info("sslcontext") else "http"
+        scheme = "http"  # there is no TLS here
         host, target = _host_and_target(raw, scheme)
-        ended = _ENDED | connection_options(raw.headers)
-        headers = CIMultiDict([field for field in raw.headers.items() if field[0].lower() not in ended])
+        headers = CIMultiDict(raw.headers)
+        for name in _ENDED:
+            if name in headers:
+                del headers[name]
+        for option in connection_options(raw.headers):
+            headers.popall(option, None)
         headers["Host"] = host
         origin = self.forwarding.apply(headers, peer=peer, scheme=scheme, host=host)
         headers["Via"] = via(raw.headers, version, self._settings.name)

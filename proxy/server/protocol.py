@@ -324,7 +324,6 @@ class Connection(web.RequestHandler):
             not message.should_close,
             content,
             self,
-            self.transport,
         )
         try:
             return await self._server.answer(request)

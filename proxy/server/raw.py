@@ -1,6 +1,5 @@
 """What the server reads of a request as aiohttp parsed it."""
 
-from asyncio import Transport
 from typing import Protocol
 
 from aiohttp import HttpVersion
@@ -32,10 +31,9 @@ class RawRequest:
         keep_alive: whether the client wants the connection to go on.
         content: the body.
         protocol: the connection.
-        transport: the connection's; None when the client has left.
     """
 
-    __slots__ = ("content", "headers", "keep_alive", "method", "protocol", "raw_path", "transport", "version")
+    __slots__ = ("content", "headers", "keep_alive", "method", "protocol", "raw_path", "version")
 
     def __init__(
         self,
@@ -46,7 +44,6 @@ class RawRequest:
         keep_alive: bool,
         content: StreamReader,
         protocol: Peer,
-        transport: Transport | None,
     ) -> None:
         self.method = method
         self.raw_path = raw_path
@@ -55,7 +52,6 @@ class RawRequest:
         self.keep_alive = keep_alive
         self.content = content
         self.protocol = protocol
-        self.transport = transport
 
     @property
     def body_exists(self) -> bool:

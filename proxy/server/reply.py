@@ -190,6 +190,7 @@ class Reply:
         if outcome.aborted:
             self._tools.counters.aborted(by_client=outcome.error is None)
         try:
-            await self._close(body)
+            if not isinstance(body, bytes):
+                await self._close(body)
         finally:
             self._tools.application.complete(self._exchange, outcome)

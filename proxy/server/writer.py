@@ -5,13 +5,13 @@ Rule: how a response is framed (RFC 9112 §6) is decided here and nowhere else. 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError
@@ -20,9 +20,13 @@ from proxy.http.dates import format_date
 from proxy.http.message import Headers, Response, to_wire
 
 _STATUS_LINES: Final[Mapping[int, str]] = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus
 }
-_OWN_FIELDS: Final = ("Connection", "Transfer-Encoding", "Content-Length", "Keep-Alive", "Upgrade", "Proxy-Connection")
+_LENGTH: Final = istr("Content-Length")
+_DATE: Final = istr("Date")
+_OWN_FIELDS: Final = tuple(
+    map(istr, ("Connection", "Transfer-Encoding", _LENGTH, "Keep-Alive", "Upgrade", "Proxy-Connection"))
+)
 _BREATH_BYTES: Final = 1_048_576
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -91,11 +95,11 @@ class DateField:
         self._line = ""
 
     def line(self) -> str:
-        """`Date: ...` with its line end."""
+        """`Date: ...`, without its line end."""
         second = int(self._clock.wall())
         if second != self._second:
             self._second = second
-            self._line = f"Date: {format_date(second)}\r\n"
+            self._line = f"Date: {format_date(second)}"
         return self._line
 
 
@@ -110,7 +114,7 @@ class ResponseWriter:
 
     def __init__(self, clock: Clock, name: str) -> None:
         self._date = DateField(clock)
-        self._via = f"Via: 1.1 {name}\r\n"
+        self._via = f"Via: 1.1 {name}"
 
     def frame(self, response: Response, *, method: str, version: tuple[int, int], keep_alive: bool) -> Frame:
         """Decide the framing and make the head.
@@ -124,19 +128,22 @@ class ResponseWriter:
         """
         framing, length = _framing(response, method, version)
         keep_alive = keep_alive and framing is not Framing.CLOSE
-        lines = [_status_line(response)]
-        lines += _field_lines(_without_own_fields(response.headers))
-        if "Date" not in response.headers:
+        headers = response.headers
+        own = [name for name in _OWN_FIELDS if name in headers]
+        says_length = own == [_LENGTH] and headers.getall(_LENGTH) == [str(length)]  # most do: that saves a copy
+        lines = _lines(response, headers if says_length else _without(headers, own))
+        if _DATE not in headers:
             lines.append(self._date.line())
         lines.append(self._via)
         if length >= 0:
-            lines.append(f"Content-Length: {length}\r\n")
+            if not says_length:
+                lines.append(f"Content-Length: {length}")
         elif framing is Framing.CHUNKED:
-            lines.append("Transfer-Encoding: chunked\r\n")
+            lines.append("Transfer-Encoding: chunked")
         if not keep_alive:
-            lines.append("Connection: close\r\n")
+            lines.append("Connection: close")
         elif version < (1, 1):
-            lines.append("Connection: keep-alive\r\n")
+            lines.append("Connection: keep-alive")
         return Frame(_join(lines), framing, length, keep_alive)
 
     def switch_head(self, response: Response, protocol: str) -> bytes:
@@ -145,9 +152,8 @@ class ResponseWriter:
         Raises:
             UnwritableResponseError: a field holds a line break.
         """
-        lines = [_status_line(response), *_field_lines(_without_own_fields(response.headers)), self._via]
-        lines += ["Connection: upgrade\r\n", f"Upgrade: {protocol}\r\n"]
-        return _join(lines)
+        lines = _lines(response, _without(response.headers, _OWN_FIELDS))
+        return _join([*lines, self._via, "Connection: upgrade", f"Upgrade: {protocol}"])
 
     def informational_head(self, status: int, headers: Headers) -> bytes:
         """A 1xx response (RFC 9110 §15.2).
@@ -155,7 +161,7 @@ class ResponseWriter:
         Raises:
             UnwritableResponseError: a field holds a line break.
         """
-        return _join([_status_line(Response(status)), *_field_lines(_without_own_fields(headers))])
+        return _join(_lines(Response(status), _without(headers, _OWN_FIELDS)))
 
 
 class BodySender:
@@ -249,31 +255,32 @@ def _declared_length(headers: Headers) -> int:
     return int(value)
 
 
-def _without_own_fields(headers: Headers) -> Headers | CIMultiDict[str]:
-    found = [name for name in _OWN_FIELDS if name in headers]
-    if not found:
+def _without(headers: Headers, names: Collection[str]) -> Headers | CIMultiDict[str]:
+    if not names:
         return headers
     rest = headers.copy()
-    for name in found:
-        rest.popall(name)
+    for name in names:
+        rest.popall(name, None)
     return rest
 
 
-def _status_line(response: Response) -> str:
-    if not response.reason:
-        return _STATUS_LINES.get(response.status) or f"HTTP/1.1 {response.status} \r\n"
-    return f"HTTP/1.1 {response.status} {response.reason}\r\n"
-
-
-def _field_lines(headers: Headers | CIMultiDict[str]) -> list[str]:
-    return [f"{name}: {value}\r\n" for name, value in headers.items()]
+def _lines(response: Response, headers: Headers | CIMultiDict[str]) -> list[str]:
+    """Status line and field lines, without their line ends."""
+    status = response.status
+    if response.reason:
+        first = f"HTTP/1.1 {status} {response.reason}"
+    else:
+        first = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} "
+    return [first, *map(": ".join, headers.items())]
 
 
 def _join(lines: list[str]) -> bytes:
     """The lines as a head. Counting line ends finds one that a field smuggled in, at a fraction of the price of
     looking at each field (0.2 µs for 15 fields).
     """
-    head = "".join(lines)
-    if head.count("\n") != len(lines) or head.count("\r") != len(lines) or "\0" in head:
+    lines += ("", "")
+    head = "\r\n".join(lines)
+    ends = len(lines) - 1
+    if head.count("\n") != ends or head.count("\r") != ends or "\0" in head:
         raise UnwritableResponseError("a response field holds a control character")
-    return to_wire(head + "\r\n")
+    return to_wire(head)
