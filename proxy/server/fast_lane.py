@@ -49,8 +49,8 @@ class FastLane:
     """
 
     __slots__ = (
-        "_canonical", "_cut", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older", "_replies",
-        "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
+        "_canonical", "_cut", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older",
+        "_replies", "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, *, max_bytes: int, max_fields: int, max_field_bytes: int) -> None:
