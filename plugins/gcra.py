@@ -16,7 +16,7 @@ once push out each other.
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 NANOSECONDS: Final = 1_000_000_000
 _SLOTS: Final = 16
@@ -63,22 +63,6 @@ class Limit:
         return self.interval_ns * self.burst
 
 
-class Reading(NamedTuple):
-    """What a key has left.
-
-    Attributes:
-        granted: whether one more request is within the limit.
-        remaining: how many more could come at once; not counting the request asked about if that is granted.
-        wait_ns: until a request would be granted; 0 if one would be now.
-        reset_ns: until the whole burst is there again.
-    """
-
-    granted: bool
-    remaining: int
-    wait_ns: int
-    reset_ns: int
-
-
 class Meter:
     """The due times of the keys of one limit. See the module.
 
@@ -107,40 +91,37 @@ class Meter:
     def __contains__(self, key: Key) -> bool:
         return key in self._due
 
-    def read(self, key: Key, now_ns: int) -> Reading:
-        """What `key` would be told if it asked now. Changes nothing."""
-        return self._reading(self._due.get(key, 0), now_ns)
+    def ask(self, key: Key, now_ns: int) -> int:
+        """What `key` would owe with one more request, in nanoseconds; 0: that is not granted.
 
-    def take(self, key: Key, now_ns: int) -> Reading:
-        """Ask for one request; it is put on `key`'s account if it is granted."""
+        To be put on the key's account by `charge`, unless another rule says no. What is owed is the time in which the
+        whole burst is there again.
+        """
         due = self._due.get(key, 0)
-        reading = self._reading(due, now_ns)
-        if reading.granted:
-            self._charge(key, due, now_ns)
-        return reading
+        owed = due - now_ns + self._interval if due > now_ns else self._interval
+        return owed if owed <= self._horizon else 0
 
-    def charge(self, key: Key, now_ns: int) -> None:
-        """Put one request on `key`'s account, which `read` has said would be granted."""
-        self._charge(key, self._due.get(key, 0), now_ns)
+    def charge(self, key: Key, now_ns: int, owed_ns: int) -> None:
+        """Put one request on `key`'s account.
 
-    def _reading(self, due: int, now_ns: int) -> Reading:
-        owed = due - now_ns if due > now_ns else 0
-        room = self._horizon - owed - self._interval
-        if room < 0:
-            return Reading(False, 0, -room, owed)
-        return Reading(True, room // self._interval, 0, owed + self._interval)
-
-    def _charge(self, key: Key, due: int, now_ns: int) -> None:
-        """`due` is the key's due time, 0 if it has none."""
-        if due:
-            self._due[key] = max(now_ns, due) + self._interval
-        else:
+        Args:
+            owed_ns: what `ask` has said for the same moment; not 0.
+        """
+        if key not in self._due:
             if len(self._due) >= self.max_keys:
                 self._make_room(now_ns)
-            self._due[key] = due = now_ns + self._interval
-            self._file(key, due)
+            self._file(key, now_ns + owed_ns)
+        self._due[key] = now_ns + owed_ns
         if self._first < now_ns // self._width:
             self._sweep(now_ns)
+
+    def remaining(self, owed_ns: int) -> int:
+        """How many more could come at once from a key that owes so much."""
+        return (self._horizon - owed_ns) // self._interval
+
+    def wait_ns(self, key: Key, now_ns: int) -> int:
+        """The time until `key` is granted a request; 0 if it is now."""
+        return max(0, self._due.get(key, 0) - now_ns + self._interval - self._horizon)
 
     def _sweep(self, now_ns: int) -> None:
         """Drop a few keys that owe nothing, oldest slots first."""

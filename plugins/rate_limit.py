@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import override
 
-from plugins.gcra import NANOSECONDS, Key, Limit, Meter, Reading
+from plugins.gcra import NANOSECONDS, Key, Limit, Meter
 from proxy.http.message import Request, Response
 from proxy.http.problem import problem
 from proxy.metrics.registry import Counter
@@ -151,14 +151,14 @@ class RateLimit(Plugin[RateLimitSettings]):
         if client is None:
             return None
         now_ns = int(self._clock.monotonic() * NANOSECONDS)
-        readings = self._take([self._key(account, exchange, client) for account in self._accounts], now_ns)
-        refusals = [place for place, reading in enumerate(readings) if not reading.granted]
-        if refusals:
-            return self._refuse(exchange, readings, refusals)
-        for account in self._accounts:
-            account.admitted.value += 1
+        keys = [self._key(account, exchange, client) for account in self._accounts]
+        owed = self._take(keys, now_ns)
+        if owed is None:
+            waits = [account.meter.wait_ns(key, now_ns) for account, key in zip(self._accounts, keys, strict=True)]
+            return self._refuse(exchange, waits)
+        self._count_admitted(1)
         if self._announced:
-            self._announce(exchange, readings, range(len(readings)))
+            self._announce(exchange, self._left(owed))
         return None
 
     @override
@@ -167,9 +167,10 @@ class RateLimit(Plugin[RateLimitSettings]):
             return None
         route = exchange.route.name
         limited = self._client(exchange.request.client) is not None
-        headers = tuple(account.header.lower().encode() if account.header else None for account in self._accounts)
         if not SERVER_MADE.isdisjoint(self.heeded_fields):
             return ReplayPart(check=lambda _: None)  # the head does not tell what the field says
+        headers = tuple(account.header.lower().encode() if account.header else None for account in self._accounts)
+        announced = self._announced and limited
 
         def check(arrival: Arrival) -> str | None:
             client = self._client(arrival.client)
@@ -180,29 +181,36 @@ class RateLimit(Plugin[RateLimitSettings]):
                 self._key_of(account, route, None if header is None else arrival.field(header), client)
                 for account, header in zip(self._accounts, headers, strict=True)
             ]
-            readings = self._take(keys, int(self._clock.monotonic() * NANOSECONDS))
-            if not all(reading.granted for reading in readings):
+            owed = self._take(keys, int(self._clock.monotonic() * NANOSECONDS))
+            if owed is None:
                 return None  # nothing was charged: the pipeline asks again, and refuses with all that belongs to it
-            for account in self._accounts:
-                account.admitted.value += 1
-            return self._left(readings, range(len(readings))) if self._announced else ""
+            return self._left(owed) if announced else ""
 
-        return ReplayPart(check=check, field="RateLimit" if self._announced and limited else "")
+        return ReplayPart(check=check, field="RateLimit" if announced else "", tally=self._tally if limited else None)
+
+    def _tally(self, durations: Sequence[float], _bytes_sent: int) -> None:
+        self._count_admitted(len(durations))
+
+    def _count_admitted(self, requests: int) -> None:
+        for account in self._accounts:
+            account.admitted.value += requests
 
     @property
     @override
     def heeded_fields(self) -> frozenset[str]:
         return frozenset(account.header.lower() for account in self._accounts if account.header is not None)
 
-    def _take(self, keys: Sequence[Key], now_ns: int) -> list[Reading]:
-        """Ask every rule, and charge every account if all agree."""
-        if len(keys) == 1:
-            return [self._accounts[0].meter.take(keys[0], now_ns)]
-        readings = [account.meter.read(key, now_ns) for account, key in zip(self._accounts, keys, strict=True)]
-        if all(reading.granted for reading in readings):
-            for account, key in zip(self._accounts, keys, strict=True):
-                account.meter.charge(key, now_ns)
-        return readings
+    def _take(self, keys: Sequence[Key], now_ns: int) -> list[int] | None:
+        """Ask every rule, and charge every account if all agree: what each is owed then, in nanoseconds. Else None."""
+        owed: list[int] = []
+        for account, key in zip(self._accounts, keys, strict=True):
+            owed_ns = account.meter.ask(key, now_ns)
+            if not owed_ns:
+                return None
+            owed.append(owed_ns)
+        for account, key, owed_ns in zip(self._accounts, keys, owed, strict=True):
+            account.meter.charge(key, now_ns, owed_ns)
+        return owed
 
     @override
     def stats(self) -> Stats:
@@ -220,37 +228,45 @@ class RateLimit(Plugin[RateLimitSettings]):
             },
         }
 
-    def _refuse(self, exchange: Exchange, readings: Sequence[Reading], refusals: Sequence[int]) -> Response | None:
-        for place in refusals:
-            self._accounts[place].refused.value += 1
-        longest = max(refusals, key=lambda place: readings[place].wait_ns)
-        name, seconds = self._accounts[longest].name, _seconds(readings[longest].wait_ns)
-        exchange.notes["rate_limit"] = f"{name} (dry run)" if self.settings.dry_run else name
+    def _refuse(self, exchange: Exchange, waits_ns: Sequence[int]) -> Response | None:
+        """The answer to a request that rules refuse.
+
+        Args:
+            waits_ns: for each rule, the time until it would agree.
+        """
+        refusals = [(account, wait_ns) for account, wait_ns in zip(self._accounts, waits_ns, strict=True) if wait_ns]
+        for account, _ in refusals:
+            account.refused.value += 1
+        longest, wait_ns = max(refusals, key=lambda refusal: refusal[1])
+        exchange.notes["rate_limit"] = f"{longest.name} (dry run)" if self.settings.dry_run else longest.name
         if self.settings.dry_run:
             return None
-        self._announce(exchange, readings, refusals)
+        # When one would be granted, as in `Retry-After`.
+        self._announce(exchange, ", ".join([f'"{account.name}";r=0;t={_seconds(ns)}' for account, ns in refusals]))
+        seconds = _seconds(wait_ns)
         return problem(
             429,
-            detail=f"over the limit {name!r}; try again in {seconds} s",
+            detail=f"over the limit {longest.name!r}; try again in {seconds} s",
             headers={"Retry-After": str(seconds)},
-            members={"violated-policies": [self._accounts[place].name for place in refusals]},
+            members={"violated-policies": [account.name for account, _ in refusals]},
         )
 
-    def _announce(self, exchange: Exchange, readings: Sequence[Reading], places: Sequence[int]) -> None:
-        """Structured fields (RFC 9651): what the rules at `places` leave, and in how many seconds there is more.
-
-        For a refused request that is when one would be granted, as in `Retry-After`, else when the burst is whole.
-        """
-        left = self._left(readings, places)
+    def _announce(self, exchange: Exchange, left: str) -> None:
+        """Structured fields (RFC 9651): what the rules leave, and in how many seconds there is more."""
         exchange.response_fields += [("RateLimit-Policy", self._policy), ("RateLimit", left)]
 
-    def _left(self, readings: Sequence[Reading], places: Sequence[int]) -> str:
-        left = []
-        for place in places:
-            reading = readings[place]
-            in_seconds = _seconds(reading.reset_ns if reading.granted else reading.wait_ns)
-            left.append(f'"{self._accounts[place].name}";r={reading.remaining};t={in_seconds}')
-        return ", ".join(left)
+    def _left(self, owed: Sequence[int]) -> str:
+        """`RateLimit` of a request that was admitted; its time is that in which the burst is whole again.
+
+        Args:
+            owed: nanoseconds, by rule.
+        """
+        return ", ".join(
+            [
+                f'"{account.name}";r={account.meter.remaining(owed_ns)};t={_seconds(owed_ns)}'
+                for account, owed_ns in zip(self._accounts, owed, strict=True)
+            ]
+        )
 
     def _key(self, account: _Account, exchange: Exchange, client: str) -> Key:
         value = None if account.header is None else _field(exchange.request, account.header)

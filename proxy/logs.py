@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from io import StringIO
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
@@ -23,7 +24,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import ExcInfo
 from typing_extensions import override
 
-from proxy.log_writer import LineWriter
+from proxy.log_writer import Deferred, LineWriter
 
 _MAX_DEPTH: Final = 32
 _JSON: Final = (
@@ -58,11 +59,12 @@ class LogSettings(BaseModel):
 class _Sink:
     """What structlog takes for the logger behind its own: a name and where lines go."""
 
-    __slots__ = ("critical", "debug", "error", "info", "name", "warning")
+    __slots__ = ("critical", "debug", "defer", "error", "info", "name", "warning")
 
-    def __init__(self, name: str, write: Callable[[bytes], None]) -> None:
+    def __init__(self, name: str, writer: LineWriter) -> None:
         self.name = name
-        self.debug = self.info = self.warning = self.error = self.critical = write
+        self.debug = self.info = self.warning = self.error = self.critical = writer.write
+        self.defer = writer.defer
 
 
 class _Stamp:
@@ -215,44 +217,49 @@ class EventLogger:
         if len(pieces) != len(changing) + 2:
             return None
         numbers = [isinstance(event.get(key), float) for key in changing]
-        return PreparedLine(pieces, numbers, stamp.wall, self._target.info)
+        return PreparedLine(pieces, numbers, stamp.wall, self._target.defer)
 
 
 class PreparedLine:
-    """A line of JSON but for its time and some values: what is the same each time is rendered once.
+    """A line of JSON but for its time and some values: what is the same each time is rendered once, the rest when the
+    `LineWriter` has many to render.
 
     Args:
         pieces: what stands around the time, and around each value.
         numbers: which values are numbers, written with three decimals; the others are texts.
     """
 
-    __slots__ = ("_format", "_second", "_text", "_wall", "_write")
+    __slots__ = ("_defer", "_format", "_wall")
 
     def __init__(
         self,
         pieces: Sequence[bytes],
         numbers: Sequence[bool],
         wall: Callable[[], float],
-        write: Callable[[bytes], None],
+        defer: Callable[[Deferred], None],
     ) -> None:
         start, *rest = (piece.replace(b"%", b"%%") for piece in pieces)
         values = [b"%.3f" if number else b"%b" for number in numbers]
         tail = [value + piece for value, piece in zip(values, rest[1:], strict=True)]
-        self._format = b"".join([start, b'"timestamp":"%b.%06dZ"', rest[0], *tail])
+        self._format = b"".join([start, b'"timestamp":"%b%03dZ"', rest[0], *tail])
         self._wall = wall
-        self._write = write
-        self._second = -1
-        self._text = b""
+        self._defer = defer
 
     def write(self, *values: str | float) -> None:
         """Write the line as of now, with `values` in the order of the keys."""
-        now = self._wall()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        self._defer((self._render, self._wall(), values))
+
+    def _render(self, moment: float, values: tuple[str | float, ...]) -> bytes:
+        milliseconds, microseconds = divmod(int(moment * 1_000_000), 1000)
         ready = [value if isinstance(value, float) else _quoted(value) for value in values]
-        self._write(self._format % (self._text, (now - second) * 1_000_000, *ready))
+        return self._format % (_to_milliseconds(milliseconds), microseconds, *ready)
+
+
+@lru_cache(maxsize=4)
+def _to_milliseconds(milliseconds: int) -> bytes:
+    """A moment, in milliseconds since the epoch, as ISO 8601 writes it."""
+    seconds, thousandths = divmod(milliseconds, 1000)
+    return b"%b.%03d" % (datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode(), thousandths)
 
 
 def _quoted(text: str) -> bytes:
@@ -301,11 +308,11 @@ class Logs:
         self._settings = settings
         self._processors[:] = self._chain(settings)
         level = getattr(logging, settings.level.upper())
-        write = self.writer.write
+        writer = self.writer
         structlog.configure(
             processors=self._processors,
             wrapper_class=structlog.make_filtering_bound_logger(level),
-            logger_factory=lambda *names: _Sink(names[0] if names else "", write),
+            logger_factory=lambda *names: _Sink(names[0] if names else "", writer),
             # A cached logger would keep its level for ever. What logs much binds its logger once.
             cache_logger_on_first_use=False,
         )
@@ -332,7 +339,7 @@ class Logs:
         return [*before, tracebacks, JsonRenderer()]
 
     def _render(self, logger: str, level: str, event: EventDict) -> bytes:
-        sink = _Sink(logger, self.writer.write)
+        sink = _Sink(logger, self.writer)
         *changes, render = self._processors
         for change in changes:
             event = change(sink, level, event)
