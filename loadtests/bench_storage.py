@@ -38,7 +38,7 @@ ROUNDS: Final = 7
 MAX_BYTES: Final = 64 * 2**20
 DEADLINE_SECONDS: Final = 120.0
 
-_FIELDS: Final = (
+FIELDS: Final = (
     ("Server", "bench"),
     ("Date", "Sat, 21 Nov 2026 08:49:37 GMT"),
     ("Content-Type", "application/json"),
@@ -57,7 +57,7 @@ def made_entry(number: int, now: float) -> Entry:
     stored = Stored(
         method="GET",
         status=200,
-        headers=make_headers(_FIELDS),
+        headers=make_headers(FIELDS),
         request_time=now,
         response_time=now + 0.01,
         initial_age=0.01,

@@ -26,8 +26,8 @@ def is_crowded(l1: MemoryStore, key: CacheKey, marker: VaryMarker, now: float, m
     generation = f"{marker.generation}."
     in_use = 0
     for other in l1.keys_of_primary(key.primary):
-        held = l1.peek(other) if other.variant.startswith(generation) else None
-        if held is not None and held.discard_at > now:
+        discard_at = l1.discard_at(other) if other.variant.startswith(generation) else None
+        if discard_at is not None and discard_at > now:
             if other == key:
                 return False
             in_use += 1

@@ -244,20 +244,44 @@ def encode(record: Record) -> bytes:
     if isinstance(record, Entry):
         kind, bodies = _ENTRY, (record.body, *record.forms.values())
     document = _document(record)
-    flags = 0
+    meta, flags = _dump(document)
+    head = _HEAD.pack(kind, flags, 0, len(meta))
+    checksum = zlib.crc32(meta, zlib.crc32(head))
+    for body in bodies:
+        checksum = zlib.crc32(body, checksum)
+    return b"".join((_FRAME.pack(_MAGIC, FORMAT_VERSION, checksum), head, meta, *bodies))
+
+
+def _dump(document: dict[str, Any]) -> tuple[bytes, int]:
+    """`document` as JSON, and what flags tell its reader so."""
     try:
         meta = orjson.dumps(document)
     except TypeError:  # a lone surrogate, or an integer beyond 64 bits
         meta = b"null"
     # orjson writes null for an infinity. A field at its default, such as None, is not written: null is rare otherwise.
     if b"null" in meta:
-        flags = _PLAIN_JSON
-        meta = json.dumps(document).encode("ascii")
-    head = _HEAD.pack(kind, flags, 0, len(meta))
-    checksum = zlib.crc32(meta, zlib.crc32(head))
-    for body in bodies:
-        checksum = zlib.crc32(body, checksum)
-    return b"".join((_FRAME.pack(_MAGIC, FORMAT_VERSION, checksum), head, meta, *bodies))
+        return json.dumps(document).encode("ascii"), _PLAIN_JSON
+    return meta, 0
+
+
+def write_metadata(entry: Entry) -> bytes:
+    """All of `entry` but its body and its forms, as JSON. For `read_metadata` in the same process."""
+    return _dump(_ENTRY_SHAPE.write(entry))[0]
+
+
+def read_document(metadata: bytes) -> dict[str, Any]:
+    """The fields of the entry that `write_metadata` wrote, by name, but for those at their defaults."""
+    try:
+        document: dict[str, Any] = orjson.loads(metadata)
+    except orjson.JSONDecodeError:
+        document = json.loads(metadata)
+    return document
+
+
+def read_metadata(metadata: bytes, body: bytes, forms: Mapping[str, bytes]) -> Entry:
+    """The entry that `write_metadata` wrote, with these very bodies."""
+    entry: Entry = _ENTRY_SHAPE.read(read_document(metadata), body, forms)
+    return entry
 
 
 def _document(record: Record) -> dict[str, Any]:

@@ -4,8 +4,13 @@ Theory of operation. Records stand in one doubly linked queue, newest at its hea
 flag and moves nothing. To make room, a hand walks from the tail towards the head: a visited record loses its flag and
 stays, the first one without a flag goes (Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024). Records are indexed by
 URL, by tag and, where a resource varies, by primary key, so that a purge reads only what it removes.
+
+An entry that nobody has used for a while is packed (`packed.py`) and takes half the overhead; the first look at it
+unpacks it. No caller can tell: what somebody else holds a reference to, or watches, is not packed, so that the same
+object is given out as long as anybody has it to compare with.
 """
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -13,18 +18,21 @@ from typing import Final, Protocol, TypeAlias
 
 from proxy.clock import Clock
 from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
+from proxy.storage.packed import PackedEntry, Packer
 from proxy.storage.url_index import UrlIndex
 
 _Key: TypeAlias = str | tuple[str, str]
 
-# What a record costs beside its texts and bodies, fitted to the growth of a process: 100,000 entries of 1 KB take
-# 260 MB with four header fields, 268 MB with seven and 276 MB with ten, names and frequent values shared. It holds the
-# record's objects, its queue node, and its places in the dicts.
-ENTRY_OVERHEAD: Final = 1_180
+# What a record costs beside its texts and bodies, fitted to the growth of a process.
+ENTRY_OVERHEAD: Final = 380  # its place in the queue and in the dicts, and what the allocator rounds up
+UNPACKED_OVERHEAD: Final = 800  # the objects of an entry
+PACKED_OVERHEAD: Final = 120
 MARKER_OVERHEAD: Final = 600
 HEADER_OVERHEAD: Final = 30  # a place in a multidict, and the object of a value that is not shared
 TEXT_OVERHEAD: Final = 50  # an object of type str or bytes
 TAG_OVERHEAD: Final = 200  # a place in the tag's set
+
+_REFERENCES_OF_UNUSED: Final = 3  # the queue's, that of who looks, and that of `sys.getrefcount`
 
 
 def _internal(key: CacheKey) -> _Key:
@@ -34,16 +42,20 @@ def _internal(key: CacheKey) -> _Key:
 
 def weigh(key: CacheKey, record: Record) -> int:
     """The bytes of memory that keeping `record` under `key` takes, as near as can be known without asking for each."""
-    size = 2 * (len(key.primary) + TEXT_OVERHEAD) + len(key.variant) + 2 * len(record.url)
+    size = len(key.primary) + len(key.variant) + TEXT_OVERHEAD
     if isinstance(record, VaryMarker):
-        return size + MARKER_OVERHEAD + sum(len(name) + TEXT_OVERHEAD for name in record.names)
-    size += ENTRY_OVERHEAD + len(record.body)
-    size += sum(len(value) for value in record.stored.headers.values()) + HEADER_OVERHEAD * len(record.stored.headers)
-    if record.tags:
-        size += sum(len(tag) + TAG_OVERHEAD for tag in record.tags)
+        return size + 2 * len(record.url) + MARKER_OVERHEAD + sum(len(name) + TEXT_OVERHEAD for name in record.names)
+    size += ENTRY_OVERHEAD + len(record.body) + TAG_OVERHEAD * len(record.tags) + _unpacked_bytes(record)
     if record.forms:
         size += 200 + sum(map(_form_bytes, record.forms.values()))
     return size
+
+
+def _unpacked_bytes(entry: Entry) -> int:
+    """What is spared when it is packed."""
+    values = entry.stored.headers.values()
+    size = UNPACKED_OVERHEAD + len(entry.url) + HEADER_OVERHEAD * len(values) + sum(map(len, values))
+    return size + sum(map(len, entry.tags)) if entry.tags else size
 
 
 def _form_bytes(form: bytes) -> int:
@@ -66,17 +78,30 @@ class Use(Protocol):
 
 
 class _Node:
-    __slots__ = ("hits", "key", "newer", "older", "record", "size", "visited", "watchers")
+    """A record and its place in the queue.
 
-    def __init__(self, key: CacheKey, record: Record, size: int) -> None:
+    Attributes:
+        turn: of the sweep, when it was put.
+        looked: how many hits it had when a sweep looked at it last.
+    """
+
+    __slots__ = ("hits", "key", "looked", "newer", "older", "record", "size", "turn", "visited", "watchers")
+
+    def __init__(self, key: _Key, record: Record, size: int, turn: int) -> None:
         self.key = key
-        self.record = record
+        self.record: Record | PackedEntry = record
         self.size = size
+        self.turn = turn
+        self.looked = 0
         self.visited = False
         self.hits = 0
         self.newer: _Node | None = None
         self.older: _Node | None = None
         self.watchers: list[weakref.ref[Watcher]] | None = None
+
+    def is_watched(self) -> bool:
+        """Whether anybody would be told of a change."""
+        return self.watchers is not None and any(one() is not None for one in self.watchers)
 
     def alert(self) -> None:
         """Tell who watches that the record is not what it was."""
@@ -101,8 +126,9 @@ class MemoryStore:
     """
 
     __slots__ = (
-        "_clock", "_hand", "_newest", "_nodes", "_oldest", "_sweep", "_tags", "_urls", "_variants", "bytes",
-        "evictions", "expirations", "hits", "max_bytes", "max_object_bytes", "misses", "puts", "refusals",
+        "_clock", "_hand", "_new", "_newest", "_nodes", "_oldest", "_packer", "_sweep", "_tags", "_turn", "_urls",
+        "_variants", "bytes", "evictions", "expirations", "hits", "max_bytes", "max_object_bytes", "misses", "puts",
+        "refusals",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int, clock: Clock, *, max_object_bytes: int | None = None) -> None:
@@ -114,6 +140,9 @@ class MemoryStore:
         self._oldest: _Node | None = None
         self._hand: _Node | None = None
         self._sweep: _Node | None = None
+        self._new: _Node | None = None  # the oldest one that no sweep has looked at
+        self._turn = 0
+        self._packer = Packer()
         self._urls: UrlIndex[_Key] = UrlIndex()
         self._tags: dict[str, set[_Key]] = {}
         self._variants: dict[str, set[_Key]] = {}
@@ -143,12 +172,17 @@ class MemoryStore:
         node.visited = True
         node.hits += 1
         self.hits += 1
-        return record
+        return self._unpack(node, record) if type(record) is PackedEntry else record
 
     def peek(self, key: CacheKey) -> Record | None:
         """What stands under `key`, expired or not, without counting as a use of it."""
         node = self._nodes.get(_internal(key))
-        return None if node is None else node.record
+        return None if node is None else self._record(node)
+
+    def discard_at(self, key: CacheKey) -> float | None:
+        """When what stands under `key` is of no use any more, in wall seconds; None: nothing stands there."""
+        node = self._nodes.get(_internal(key))
+        return None if node is None else node.record.discard_at
 
     def uses(self, key: CacheKey) -> int:
         """How often what stands under `key` was asked for and found, since it came into memory; freshened or not."""
@@ -184,11 +218,11 @@ class MemoryStore:
             return False
         self.puts += 1
         if node is not None:
-            self._replace(node, internal, record, size)
+            self._replace(node, record, size)
         else:
-            node = _Node(key, record, size)
+            node = _Node(internal, record, size, self._turn)
             self._nodes[internal] = node
-            self._index(internal, node)
+            self._index(internal, record.url, _tags_of(record))
             self._enqueue(node)
             self.bytes += size
         self._make_room(node)
@@ -218,7 +252,8 @@ class MemoryStore:
         while node is not None:
             node.alert()
             node.older, node = None, node.newer
-        self._newest = self._oldest = self._hand = self._sweep = None
+        self._newest = self._oldest = self._hand = self._sweep = self._new = None
+        self._packer = Packer()
         self.bytes = 0
         return count
 
@@ -232,16 +267,17 @@ class MemoryStore:
             The entry that now stands in its place; None: it is another by now, or too large with this form.
         """
         node = self._nodes.get(_internal(key))
-        if node is None or not isinstance(node.record, Entry) or node.record.body is not entry.body:
+        if node is None or isinstance(node.record, VaryMarker) or node.record.body is not entry.body:
             return None
-        grown = replace(node.record, forms={**node.record.forms, name: data})
+        current = self._record(node)
+        assert isinstance(current, Entry)
+        grown = replace(current, forms={**current.forms, name: data})
         size = weigh(key, grown)
         if size > self.max_object_bytes:
             return None
-        self.bytes += size - node.size
         node.alert()
         node.record = grown
-        node.size = size
+        self._resize(node, size)
         self._make_room(node)
         return grown
 
@@ -266,17 +302,26 @@ class MemoryStore:
 
     def all_keys(self) -> list[CacheKey]:
         """Every key, oldest first."""
-        return [node.key for node in self._nodes.values()]
+        return self._keys(self._nodes)
 
     def update(self, key: CacheKey, change: Callable[[Entry], Entry]) -> None:
-        """Replace the entry under `key` by `change(entry)`, which must keep its URL, its tags and its bodies."""
+        """Replace the entry under `key` by `change(entry)`, which must keep its URL, its tags, its bodies and its
+        `discard_at`. With a packed entry that waits until it is looked at.
+        """
         node = self._nodes.get(_internal(key))
-        if node is not None and isinstance(node.record, Entry):
-            node.alert()
-            node.record = change(node.record)
+        if node is None or isinstance(node.record, VaryMarker):
+            return
+        node.alert()
+        if isinstance(node.record, PackedEntry) and node.record.change is None:
+            node.record.change = change
+            return
+        entry = self._record(node)
+        assert isinstance(entry, Entry)
+        node.record = change(entry)
 
     def sweep(self, max_records: int) -> int:
-        """Look at up to `max_records` records, going on where the last call stopped, and drop the expired ones.
+        """Look at up to `max_records` records, going on where the last call stopped, drop the expired ones and pack
+        those that were not used since the last look.
 
         Returns:
             How many were dropped.
@@ -292,7 +337,60 @@ class MemoryStore:
                 self.expirations += 1
                 dropped += 1
                 self._remove(node)
+            else:
+                self._look(node)
         return dropped
+
+    def settle(self, max_records: int) -> int:
+        """Look at up to `max_records` records that were put before this turn and not looked at yet: pack the unused.
+
+        A record is often asked for again just when it was put, so it is not packed then; but to wait for the sweep,
+        which is slow, would leave the many that come once unpacked for a minute.
+
+        Returns:
+            At how many it looked; fewer than `max_records`: there are no more.
+        """
+        for looked in range(max_records):
+            node = self._new
+            if node is None or node.turn == self._turn:
+                return looked
+            self._new = node.newer
+            self._look(node)
+        return max_records
+
+    def next_turn(self) -> None:
+        """What was put until now is for `settle`."""
+        self._turn += 1
+
+    # Packing.
+
+    def _look(self, node: _Node) -> None:
+        entry = node.record
+        if node.hits != node.looked:
+            node.looked = node.hits
+        elif type(entry) is Entry and sys.getrefcount(entry) == _REFERENCES_OF_UNUSED and not node.is_watched():
+            packed = self._packer.pack(entry)
+            node.watchers = None
+            node.record = packed
+            self._resize(node, node.size - _unpacked_bytes(entry) + PACKED_OVERHEAD + len(packed.data))
+
+    def _record(self, node: _Node) -> Record:
+        record = node.record
+        return self._unpack(node, record) if isinstance(record, PackedEntry) else record
+
+    def _unpack(self, node: _Node, packed: PackedEntry) -> Entry:
+        entry = node.record = self._packer.unpack(packed)
+        self._resize(node, node.size + _unpacked_bytes(entry) - PACKED_OVERHEAD - len(packed.data))
+        self._make_room(node)
+        return entry
+
+    def _address(self, record: Record | PackedEntry) -> tuple[str, tuple[str, ...]]:
+        """URL and tags, under which it is indexed."""
+        return self._packer.address(record) if isinstance(record, PackedEntry) else (record.url, _tags_of(record))
+
+    def _resize(self, node: _Node, size: int) -> None:
+        self.bytes += size - node.size
+        node.size = size
 
     # The queue.
 
@@ -303,6 +401,8 @@ class MemoryStore:
         else:
             self._oldest = node
         self._newest = node
+        if self._new is None:
+            self._new = node
 
     def _make_room(self, keep: _Node) -> None:
         while self.bytes > self.max_bytes:
@@ -317,14 +417,15 @@ class MemoryStore:
 
     def _remove(self, node: _Node) -> None:
         node.alert()
-        internal = _internal(node.key)
-        del self._nodes[internal]
-        self._unindex(internal, node)
+        del self._nodes[node.key]
+        self._unindex(node.key, *self._address(node.record))
         older, newer = node.older, node.newer
         if self._hand is node:
             self._hand = newer
         if self._sweep is node:
             self._sweep = newer
+        if self._new is node:
+            self._new = newer
         if older is not None:
             older.newer = newer
         else:
@@ -336,41 +437,38 @@ class MemoryStore:
         node.older = node.newer = None
         self.bytes -= node.size
 
-    def _replace(self, node: _Node, internal: _Key, record: Record, size: int) -> None:
+    def _replace(self, node: _Node, record: Record, size: int) -> None:
         node.alert()
-        old = node.record
-        same_tags = isinstance(old, Entry) and isinstance(record, Entry) and old.tags == record.tags
-        if old.url != record.url or not same_tags:
-            self._unindex(internal, node)
-            node.record = record
-            self._index(internal, node)
-        else:
-            node.record = record
-        self.bytes += size - node.size
-        node.size = size
+        old, new = self._address(node.record), (record.url, _tags_of(record))
+        node.record = record
+        if old != new:
+            self._unindex(node.key, *old)
+            self._index(node.key, *new)
+        self._resize(node, size)
 
     # The indexes.
 
-    def _index(self, internal: _Key, node: _Node) -> None:
-        record = node.record
-        self._urls.add(record.url, internal)
-        if node.key.variant:
-            self._variants.setdefault(node.key.primary, set()).add(internal)
-        if isinstance(record, Entry):
-            for tag in record.tags:
-                self._tags.setdefault(tag, set()).add(internal)
+    def _index(self, key: _Key, url: str, tags: tuple[str, ...]) -> None:
+        self._urls.add(url, key)
+        if isinstance(key, tuple):
+            self._variants.setdefault(key[0], set()).add(key)
+        for tag in tags:
+            self._tags.setdefault(tag, set()).add(key)
 
-    def _unindex(self, internal: _Key, node: _Node) -> None:
-        record = node.record
-        self._urls.discard(record.url, internal)
-        if node.key.variant:
-            _discard(self._variants, node.key.primary, internal)
-        if isinstance(record, Entry):
-            for tag in record.tags:
-                _discard(self._tags, tag, internal)
+    def _unindex(self, key: _Key, url: str, tags: tuple[str, ...]) -> None:
+        self._urls.discard(url, key)
+        if isinstance(key, tuple):
+            _discard(self._variants, key[0], key)
+        for tag in tags:
+            _discard(self._tags, tag, key)
 
-    def _keys(self, internals: Iterable[_Key]) -> list[CacheKey]:
-        return [self._nodes[internal].key for internal in internals]
+    @staticmethod
+    def _keys(internals: Iterable[_Key]) -> list[CacheKey]:
+        return [CacheKey(key) if isinstance(key, str) else CacheKey(*key) for key in internals]
+
+
+def _tags_of(record: Record) -> tuple[str, ...]:
+    return record.tags if isinstance(record, Entry) else ()
 
 
 def _discard(index: dict[str, set[_Key]], name: str, internal: _Key) -> None:

@@ -28,6 +28,10 @@ from proxy.tasks import Tasks
 SWEEP_SECONDS: Final = 1.0
 SWEEP_PARTS: Final = 60
 """Each sweep looks at this part of L1: an expired record is dropped within about a minute."""
+SWEEP_PORTION: Final = 32
+"""Records looked at without a pause: 1 ms when all of them have to be packed."""
+SETTLED_AT_MOST: Final = 2_048
+"""New records that a sweep packs: 6 % of a processor when there are as many each second."""
 
 _log = structlog.get_logger("storage")
 
@@ -257,7 +261,14 @@ class TieredStore:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self.l1.sweep(len(self.l1) // SWEEP_PARTS + 1)
+            self.l1.next_turn()
+            for _ in range(0, len(self.l1) // SWEEP_PARTS + 1, SWEEP_PORTION):
+                self.l1.sweep(SWEEP_PORTION)
+                await asyncio.sleep(0)
+            for _ in range(0, SETTLED_AT_MOST, SWEEP_PORTION):
+                if self.l1.settle(SWEEP_PORTION) < SWEEP_PORTION:
+                    break
+                await asyncio.sleep(0)
 
     # Reports.
 
