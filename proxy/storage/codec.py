@@ -264,17 +264,19 @@ def _dump(document: dict[str, Any]) -> tuple[bytes, int]:
     return meta, 0
 
 
+def _load(meta: memoryview, flags: int) -> Any:
+    return json.loads(bytes(meta)) if flags & _PLAIN_JSON else orjson.loads(meta)
+
+
 def write_metadata(entry: Entry) -> bytes:
-    """All of `entry` but its body and its forms, as JSON. For `read_metadata` in the same process."""
-    return _dump(_ENTRY_SHAPE.write(entry))[0]
+    """All of `entry` but its body and its forms. For `read_metadata` in the same process."""
+    meta, flags = _dump(_ENTRY_SHAPE.write(entry))
+    return bytes((flags,)) + meta
 
 
 def read_document(metadata: bytes) -> dict[str, Any]:
     """The fields of the entry that `write_metadata` wrote, by name, but for those at their defaults."""
-    try:
-        document: dict[str, Any] = orjson.loads(metadata)
-    except orjson.JSONDecodeError:
-        document = json.loads(metadata)
+    document: dict[str, Any] = _load(memoryview(metadata)[1:], metadata[0])
     return document
 
 
@@ -311,7 +313,7 @@ def _decode(data: memoryview) -> Record:
     if end > len(data):
         raise _Undecodable
     meta = data[_START:end]
-    document = json.loads(bytes(meta)) if flags & _PLAIN_JSON else orjson.loads(meta)
+    document = _load(meta, flags)
     if type(document) is not dict:
         raise _Undecodable
     if kind == _ENTRY:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 
 from proxy.http.message import make_headers
@@ -34,6 +35,13 @@ def test_an_entry_comes_out_as_it_went_in_with_the_same_bodies(one: Entry) -> No
     assert unpacked.forms is one.forms
     assert packed.discard_at == one.discard_at
     assert packer.address(packed) == (one.url, one.tags)
+
+
+@pytest.mark.parametrize("length", [2**64, 2**64 + 1, 2**70])
+def test_an_integer_that_json_readers_take_for_a_float_stays_what_it_is(length: int) -> None:
+    packer, made = Packer(), entry()
+    made = replace(made, stored=replace(made.stored, body_length=length))
+    assert same(packer.unpack(packer.pack(made)), made)
 
 
 def test_what_is_alike_takes_few_bytes() -> None:
