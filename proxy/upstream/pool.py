@@ -30,6 +30,8 @@ from proxy.upstream.settings import UpstreamSettings
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY", "PROPFIND"})
 BODILESS_STATUSES: Final = frozenset({204, 304})
+_READING: Final = frozenset({"GET", "HEAD"})
+_CONDITIONS: Final = ("If-None-Match", "If-Modified-Since")
 FIRST_RETRY_SECONDS: Final = 0.25
 LAST_RETRY_SECONDS: Final = 5.0
 
@@ -198,7 +200,15 @@ class UpstreamPool:
         if head.status == 101:
             self._drop(connection)
             raise UpstreamError("the upstream switched protocols without being asked")
-        return self._response(connection, head, without_body=request.method == "HEAD")
+        response = self._response(connection, head, without_body=request.method == "HEAD")
+        if (
+            head.status == 304
+            and request.method in _READING
+            and not any(map(request.headers.__contains__, _CONDITIONS))
+        ):
+            # RFC 9110 §15.4.5: whoever sent no conditions may have nothing that it would confirm.
+            raise UpstreamError("the upstream answered 304 to a request without conditions")
+        return response
 
     async def open_tunnel(self, request: Request, *, protocol: str) -> Response | Tunnel:
         """See `pipeline.Upstream.open_tunnel`.

@@ -304,6 +304,18 @@ async def test_a_304_about_another(cache: CacheUnderTest) -> None:
     assert [seen.field(INM) for seen in page.seen[-2:]] == ['"1"', None]
 
 
+@behaviour("RFC 9110 §15.4.5", "A 304 that no condition asked for is the origin's error, and no client's answer")
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_304_that_nobody_asked_for(cache: CacheUnderTest, method: str) -> None:
+    page = cache.resource(reply(SHORT, TAG, status=304))
+    for _ in range(2):
+        answer = await page.ask(method=method)
+        assert (answer.asked, answer.status) == (1, 502)
+    page.answers(reply(SHORT, TAG, body="whole"))
+    answer = await page.ask()
+    assert (answer.status, answer.body) == (200, b"whole")
+
+
 @behaviour("RFC 9111 §4.3.3", "A full response to a validation answers and replaces what is stored")
 async def test_a_full_response(cache: CacheUnderTest) -> None:
     page = await stored(cache, SHORT, OLD, TAG)

@@ -191,6 +191,20 @@ async def test_what_is_no_response_is_an_error_that_says_so(answer: bytes, error
         await eventually(lambda: b.pool.stats() == {"open": 0, "idle": 0, "waiting": 0})
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_confirmation_that_nobody_asked_for_is_an_error_and_the_connection_goes_on(method: str) -> None:
+    async with bench(always(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n\r\n')) as b:
+        with pytest.raises(UpstreamError, match="304") as caught:
+            await b.pool.send(Request(method, "/", host="o"))
+        assert caught.value.error_type == "http_protocol_error"
+        for name in ("If-None-Match", "If-Modified-Since"):
+            asked = Request(method, "/", host="o", headers=make_headers([(name, "x")]))
+            assert (await b.pool.send(asked)).status == 304
+        posted = await b.pool.send(Request("POST", "/", host="o"))
+        assert posted.status == 304, "what it means there is between the client and the origin"
+        assert b.origin.connections == 1
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -223,7 +237,7 @@ async def test_a_body_that_is_cut_off_never_ends_cleanly(answer: bytes) -> None:
 )
 async def test_every_framing_is_understood(answer: bytes, body: bytes) -> None:
     async with bench(always(answer, close=True)) as b:
-        assert (await b.get())[1] == body
+        assert (await b.get(headers={"If-None-Match": "x"}))[1] == body
 
 
 async def test_trailers_without_end_are_cut_off() -> None:
@@ -353,7 +367,7 @@ class TestKeepAlive:
 
     async def test_a_get_that_lost_the_race_is_sent_again(self) -> None:
         async with bench(self.closing_once()) as b:
-            assert (await b.get())[1] == b"ok"
+            assert (await b.get(headers={"If-None-Match": "x"}))[1] == b"ok"
             assert (await b.get("/second"))[1] == b"ok"
             assert b.origin.connections == 2
 
@@ -470,7 +484,7 @@ class TestLimits:
             stats = b.pool.stats()
             assert stats["open"] == stats["idle"]
             assert stats["waiting"] == 0
-            assert (await b.get())[1] == b"ok"
+            assert (await b.get(headers={"If-None-Match": "x"}))[1] == b"ok"
 
     async def test_a_post_does_not_wait_for_idle_connections_that_it_may_not_take(self) -> None:
         async with bench(always(OK), max_connections=1, fresh_for_unsafe_seconds=0, pool_wait_seconds=30) as b:
@@ -545,7 +559,7 @@ class TestFields:
     ) -> None:
         async with bench(always(b"HTTP/%b 200 OK\r\n%bContent-Length: 2\r\n\r\nok" % (version, fields))) as b:
             for _ in range(2):
-                assert (await b.get())[1] == b"ok"
+                assert (await b.get(headers={"If-None-Match": "x"}))[1] == b"ok"
             assert b.origin.connections == (1 if kept else 2)
 
 
@@ -564,7 +578,7 @@ class TestTimeouts:
             loop = asyncio.get_running_loop()
             until = loop.time() + 0.25
             while loop.time() < until:  # the timer of the first of them goes off in the midst of the others
-                assert (await b.get())[1] == b"ok"
+                assert (await b.get(headers={"If-None-Match": "x"}))[1] == b"ok"
             began = loop.time()
             with pytest.raises(UpstreamTimeoutError):
                 await b.get("/slow")
