@@ -25,6 +25,8 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from typing_extensions import override
 
+from proxy.server.deadline import Deadline
+from proxy.server.edges import NOWHERE, MessageEdges
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller
 from proxy.server.raw import RawRequest
@@ -43,8 +45,6 @@ LINGER_DRAINING_SECONDS: Final = 1.0
 _log = structlog.get_logger("server")
 
 _FOR_EVER: Final = 10.0 * 365 * 86_400
-_EMPTY_LINE: Final = b"\r\n\r\n"
-_NOWHERE: Final = -1
 _MOST_PIECES: Final = 64  # of one chunk of data: what is left is fed whole, at the price of certainty
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _WRITE_AT_ONCE_BYTES: Final = 16_384
@@ -74,27 +74,10 @@ class Connection(web.RequestHandler):
     """One client's connection."""
 
     __slots__ = (
-        "_at_boundary",
-        "_body_bytes",
-        "_closing_buffer",
-        "_content",
-        "_deadline",
-        "_discarding",
-        "_finished",
-        "_gone",
-        "_head_started",
-        "_lane",
-        "_last_payload",
-        "_last_request",
-        "_seam",
-        "_server",
-        "_settings",
-        "_socket_transport",
-        "_timer",
-        "_writable",
-        "caller",
+        "_at_boundary", "_closing_buffer", "_content", "_deadline", "_discarding", "_edges", "_finished", "_gone",
+        "_head_started", "_lane", "_last_request", "_server", "_settings", "_socket_transport", "_writable", "caller",
         "reply_key",
-    )
+    )  # fmt: skip
 
     def __init__(self, server: "ProxyServer", loop: asyncio.AbstractEventLoop, settings: ServerSettings) -> None:
         super().__init__(
@@ -115,17 +98,14 @@ class Connection(web.RequestHandler):
         self._socket_transport: asyncio.Transport | None = None
         self._finished = 0
         self._last_request: float = inf  # the number of the request after which nothing can be read
-        self._timer: asyncio.TimerHandle | None = None
-        self._deadline = inf
+        self._deadline = Deadline(loop, self._time_out)
         self._writable: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] | None = None
         self._discarding = False
         self._closing_buffer: int | None = None
         # For one request's head.
         self._head_started = False
-        self._seam = b""  # the last three bytes received
-        self._last_payload: StreamReader = EMPTY_PAYLOAD  # of the newest message
-        self._body_bytes: int | None = None  # its length as declared
+        self._edges = MessageEdges()
         # For the fast lane.
         self._lane = None if server.draining else server.lane
         self.caller: Caller | None = None
@@ -156,17 +136,14 @@ class Connection(web.RequestHandler):
         self._socket_transport = cast("asyncio.Transport", transport)
         super().connection_made(transport)
         if self._server.admit(self):
-            self._arm(self._settings.keep_alive_timeout_seconds)
+            self._deadline.set(self._settings.keep_alive_timeout_seconds)
             if self._lane is not None:
                 self.caller = self._server.caller(self.peername)
                 self._at_boundary = True
 
     @override
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._deadline = inf
+        self._deadline.end()
         for waiter in (self._writable, self._gone):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -201,7 +178,7 @@ class Connection(web.RequestHandler):
         else:
             transport.writelines(wire)
         # The timer that runs may be early: it then sets itself anew.
-        self._deadline = self._loop.time() + self._settings.keep_alive_timeout_seconds
+        self._deadline.at = self._loop.time() + self._settings.keep_alive_timeout_seconds
         return True
 
     def leave_lane(self) -> None:
@@ -209,43 +186,28 @@ class Connection(web.RequestHandler):
         self._lane = None
 
     def _parse(self, data: bytes) -> None:
-        start, end = 0, _NOWHERE
+        start, end = 0, NOWHERE
         for _ in range(_MOST_PIECES):
             if self._upgraded or self._buffer_paused:
                 break
             # Feed what belongs to one message at a time: only then is it certain where each of them ends, and a
             # malformed one does not take those before it with it.
-            end = self._next_boundary(data, start)
+            end = self._edges.next(data, start)
             if not 0 < end < len(data):
                 break
             self._feed(data[start:end], at_boundary=True)
-            start, end = end, _NOWHERE
+            start, end = end, NOWHERE
         self._feed(data[start:], at_boundary=end == len(data))
         if not data:
             return
         self._at_boundary = (
-            data.endswith(_EMPTY_LINE)
-            and self._last_payload is EMPTY_PAYLOAD
+            self._edges.passed(data)
             and not (self._upgraded or self._buffer_paused or self._reading_paused or self._message_tail)
             and self._last_request == inf
         )
-        self._seam = data[-3:] if len(data) >= 3 else (self._seam + data)[-3:]
         if self.resting and not self._head_started:
             self._head_started = True
-            self._arm(self._settings.header_timeout_seconds)
-
-    def _next_boundary(self, data: bytes, start: int) -> int:
-        """Where the present body ends, if its length is known, else where the next empty line does: every head and
-        every chunked body ends with one. An empty line may have begun in an earlier chunk of data.
-        """
-        if self._body_bytes is not None and not self._last_payload.is_eof():
-            return start + self._body_bytes - self._last_payload.total_bytes
-        if not start:
-            seam = (self._seam + data[:3]).find(_EMPTY_LINE)
-            if seam >= 0:
-                return seam + len(_EMPTY_LINE) - len(self._seam)
-        place = data.find(_EMPTY_LINE, start)
-        return place + len(_EMPTY_LINE) if place >= 0 else _NOWHERE
+            self._deadline.set(self._settings.header_timeout_seconds)
 
     def _feed(self, data: bytes, *, at_boundary: bool) -> None:
         before = self._request_count
@@ -256,19 +218,20 @@ class Connection(web.RequestHandler):
 
     def _message_arrived(self, *, certain: bool) -> None:
         """Look at the newest message. `certain`: its head ended where the data did that was fed."""
-        self._deadline = inf
+        self._deadline.at = inf
         self._head_started = False
-        message, self._last_payload = self._messages[-1]
+        edges = self._edges
+        message, edges.payload = self._messages[-1]
         if isinstance(message, _ErrInfo):
             self._fail_bodies(message.exc)
             return
         length = message.headers.get("Content-Length")
-        self._body_bytes = int(length) if length is not None else None
+        edges.body_bytes = int(length) if length is not None else None
         if message.upgrade and not self._upgraded:
             # Unless the protocol is WebSocket, aiohttp throws away what follows such a request in what it is fed, and
             # takes what comes later for a request. If nothing was thrown away, go on as aiohttp does for WebSocket;
             # otherwise nothing that follows may be read.
-            if certain and self._last_payload is EMPTY_PAYLOAD:
+            if certain and edges.payload is EMPTY_PAYLOAD:
                 self._upgraded = True
             else:
                 self._last_request = min(self._last_request, self._request_count)
@@ -413,14 +376,14 @@ class Connection(web.RequestHandler):
             return
         if self.resting:
             self._head_started = False
-            self._arm(self._settings.keep_alive_timeout_seconds)
+            self._deadline.set(self._settings.keep_alive_timeout_seconds)
             if self._upgraded and self._payload_parser is None:
                 self._go_on_after_refused_upgrade()
 
     def _go_on_after_refused_upgrade(self) -> None:
         # aiohttp would do this itself, later and past `data_received`.
         tail, self._message_tail = self._message_tail, b""
-        self._seam = b""
+        self._edges.begin_anew()
         self._upgraded = False
         if self._parser is not None:
             self._parser.set_upgraded(False)
@@ -478,31 +441,20 @@ class Connection(web.RequestHandler):
 
     def switch(self, feed: TunnelFeed) -> None:
         """Everything that arrives from now on goes to `feed`, first what arrived behind the request's head."""
-        self._deadline = inf
+        self._deadline.at = inf
         self.set_parser(feed)  # type: ignore[arg-type]  # aiohttp asks for a WebSocketReader and calls these two methods
 
     # --- timers
-
-    def _arm(self, seconds: float) -> None:
-        self._deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._time_out)
 
     def _arm_close(self) -> None:
         transport = self._socket_transport
         if transport is not None:
             self._closing_buffer = transport.get_write_buffer_size()
-            self._arm(max(self._settings.write_timeout_seconds, LINGER_SECONDS + 1.0))
+            self._deadline.set(max(self._settings.write_timeout_seconds, LINGER_SECONDS + 1.0))
 
     def _time_out(self) -> None:
-        self._timer = None
         transport = self._socket_transport
-        if transport is None or self._deadline == inf:
-            return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._time_out)
+        if transport is None:
             return
         left = transport.get_write_buffer_size()
         if self._closing_buffer is not None:
