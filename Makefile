@@ -37,7 +37,7 @@ redis:
 run: runtime ## start the demo API with the sidecar in front, and print what to try (PORT, ADMIN_PORT, DEMO_PORT)
 	@exec $(BIN)/python -m deploy.demo.run --port $(PORT) --admin-port $(ADMIN_PORT) --demo-port $(DEMO_PORT)
 
-# Part of the suite with ARGS="tests/unit -k cache": then coverage is not measured. What goes through whole servers is run
+# Part of the suite with ARGS="tests/unit -k cache": then coverage is not measured. The whole suite is then run
 # a second time with the fast lane off: it must not show.
 test: venv redis ## run the tests with branch coverage, then again without the fast lane; ARGS="tests/unit -k name": a part
 ifdef ARGS
@@ -45,7 +45,7 @@ ifdef ARGS
 else
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-branch --cov-report=term --cov-fail-under=90
 	$(BIN)/python -m coverage report --include='proxy/http/*,proxy/policy/*' --fail-under=100
-	SIDECACHE_SERVER__FAST_LANE_MAX_BYTES=0 $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/conformance tests/integration/test_server*.py tests/integration/test_sidecar*.py
+	SIDECACHE_SERVER__FAST_LANE_MAX_BYTES=0 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 endif
 
 conformance: venv ## put the cache to the test, behaviour by behaviour, and write docs/conformance.md from what comes out
