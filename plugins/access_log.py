@@ -5,7 +5,8 @@ Stands leftmost, so that a line tells of the request as the client sent it and o
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Final
 from urllib.parse import unquote_plus
 
@@ -13,10 +14,10 @@ from pydantic import Field
 from typing_extensions import override
 
 from proxy.http.message import Headers, Request
-from proxy.logs import EventLogger
+from proxy.logs import EventLogger, quoted
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
-from proxy.pipeline.replay import SERVER_MADE, Arrival, ReplayPart
+from proxy.pipeline.replay import SERVER_MADE, Arrival, Journal, Note, ReplayPart
 
 _CHANGING: Final = ("request_id", "client", "duration_ms", "first_byte_ms")
 _MASK: Final = "***"
@@ -46,33 +47,23 @@ class AccessLogSettings(PluginSettings):
 
 
 class _Replays:
-    """The lines of exchanges that are all alike, in pieces; with a trace and without one.
+    """Exchanges that are all alike.
 
     Args:
         template: the line of one of them.
         log_fields: request fields are logged too; then no line can be made ready.
+
+    Attributes:
+        untraced, traced: their line, made ready, without a trace and with one; None where it cannot be.
     """
 
-    __slots__ = ("_traced", "_untraced", "template")
+    __slots__ = ("template", "traced", "untraced")
 
     def __init__(self, log: EventLogger, template: dict[str, object], *, log_fields: bool) -> None:
         self.template = template
         bare = {key: value for key, value in template.items() if key != "trace_id"}
-        self._untraced = None if log_fields else log.prepare(bare, _CHANGING)
-        self._traced = None if log_fields else log.prepare(bare, (*_CHANGING, "trace_id"))
-
-    def write(self, arrival: Arrival, duration: float, trace: str | None) -> bool:
-        """Write the line of one more; whether that was done."""
-        milliseconds = duration * 1000
-        if trace is None:
-            if self._untraced is None:
-                return False
-            self._untraced.write(arrival.id, arrival.client, milliseconds, milliseconds)
-        else:
-            if self._traced is None:
-                return False
-            self._traced.write(arrival.id, arrival.client, milliseconds, milliseconds, trace)
-        return True
+        self.untraced = None if log_fields else log.prepare(bare, _CHANGING)
+        self.traced = None if log_fields else log.prepare(bare, (*_CHANGING, "trace_id"))
 
 
 class AccessLog(Plugin[AccessLogSettings]):
@@ -88,6 +79,7 @@ class AccessLog(Plugin[AccessLogSettings]):
         self._received: Final[ExchangeKey[Request]] = ExchangeKey("access_log.received")
         self._redacted = frozenset(name.lower() for name in settings.redact_query)
         self._log: EventLogger | None = None  # made by `start`: logging is configured by then
+        self._replayed = Journal(self._log_replays)
         self._written = 0
         self._skipped = 0
 
@@ -108,6 +100,7 @@ class AccessLog(Plugin[AccessLogSettings]):
             self._skipped += 1
             return
         self._written += 1
+        self._replayed.settle()  # a client's requests are logged in their order
         self._log.info(self._line(exchange, outcome))
 
     @override
@@ -117,22 +110,36 @@ class AccessLog(Plugin[AccessLogSettings]):
         if not SERVER_MADE.isdisjoint(name.lower() for name in self.settings.request_headers):
             return ReplayPart(check=lambda _: None)  # the head does not tell what these fields say
         replays = _Replays(self._log, self._line(exchange, outcome), log_fields=bool(self.settings.request_headers))
+        return ReplayPart(journal=(self._replayed, replays))
 
-        def record(arrival: Arrival, duration: float) -> None:
+    def _log_replays(self, notes: Sequence[Note[_Replays]]) -> None:
+        assert self._log is not None
+        lines: list[bytes] = []
+        trace, trace_of = None, b""
+        for replays, arrival, head, moment, duration in notes:
             if not self._is_picked(duration):
                 self._skipped += 1
-                return
+                continue
             self._written += 1
-            trace = _trace_id(arrival.field(b"traceparent"))
-            if not replays.write(arrival, duration, trace):
-                self._log_replay(replays.template, arrival, duration, trace)
+            arrival.head = head
+            if head != trace_of:
+                trace, trace_of = _trace_id(arrival.field(b"traceparent")), head
+            prepared = replays.untraced if trace is None else replays.traced
+            if prepared is None:
+                self._log.info(self._replay_line(replays.template, arrival, moment, duration, trace))
+                continue
+            took = b"%.3f" % (duration * 1000)
+            more = () if trace is None else (quoted(trace),)
+            lines.append(prepared.render(moment, quoted(arrival.id), quoted(arrival.client), took, took, *more))
+        if lines:
+            self._log.write(lines)
 
-        return ReplayPart(record=record)
-
-    def _log_replay(self, template: Mapping[str, object], arrival: Arrival, duration: float, trace: str | None) -> None:
-        """Log an exchange like the one that `template` is of."""
-        assert self._log is not None
+    def _replay_line(
+        self, template: Mapping[str, object], arrival: Arrival, moment: float, duration: float, trace: str | None
+    ) -> dict[str, object]:
+        """The line's fields for an exchange like the one that `template` is of."""
         line = dict(template)
+        line["timestamp"] = datetime.fromtimestamp(moment, UTC)
         line["request_id"] = arrival.id
         line["client"] = arrival.client
         line["duration_ms"] = line["first_byte_ms"] = _milliseconds(duration)
@@ -142,7 +149,7 @@ class AccessLog(Plugin[AccessLogSettings]):
         if self.settings.request_headers:
             read = ((name.lower(), arrival.field(name.lower().encode())) for name in self.settings.request_headers)
             line["request_headers"] = {name: value for name, value in read if value is not None}
-        self._log.info(line)
+        return line
 
     @property
     @override

@@ -5,10 +5,6 @@ reader of the descriptor stops, the buffer fills, further lines are dropped and 
 it flows again. Lines leave in whole-line pieces of at most `PIPE_BUF` bytes where they fit: the kernel writes such a
 piece to a pipe in one go, so that several processes can share one without tearing each other's lines.
 
-A line that is only due later is left as what it is to be made of, and made with others of its kind: when there are
-`_DEFERRED_LINES` of them, before a line that comes after them, or when the thread gathers. So no request waits for more
-than a note of its line, and the code and data that render are fetched into the processor's caches once for many.
-
 Measured with a busy event loop on the other core: 70,000 lines a second of 250 bytes go through a pipe without a drop.
 What holds more up is not the pipe but the interpreter lock, which the thread must win back after each piece.
 """
@@ -19,16 +15,12 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 # Waking the thread costs the event loop its interpreter lock; gathered for 20 ms, 20,000 lines a second cost 50 wakes.
 _GATHER_SECONDS: Final = 0.02
 _POLL_MILLISECONDS: Final = 100
 _FILE_PIECE_BYTES: Final = 1 << 18
-_DEFERRED_LINES: Final = 128  # of some 400 bytes: the event loop stands still for a tenth of a millisecond
-
-Deferred: TypeAlias = tuple[Callable[[float, tuple[str | float, ...]], bytes], float, tuple[str | float, ...]]
-"""What makes a line, the moment that it tells of (wall seconds), and its values."""
 
 
 class LineWriter:
@@ -48,13 +40,8 @@ class LineWriter:
         self._piece_bytes = _FILE_PIECE_BYTES if _never_blocks(fd) else select.PIPE_BUF
         self._max_bytes = max_buffered_bytes
         self._render_dropped = render_dropped
-        # Held while lines are rendered, never while they are written. It may be entered again: rendering makes objects,
-        # which may start a garbage collection, in which a finaliser may log.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # held for a few instructions, never while writing
         self._lines: deque[bytes] = deque()
-        self._deferred: list[Deferred] = []  # one list for ever: it is added to without the lock
-        self._most_deferred = _DEFERRED_LINES
-        self._rendering = False
         self._buffered_bytes = 0  # of lines not yet written, those in the thread's hands included
         self._ready = threading.Semaphore(0)
         self._signalled = False
@@ -67,54 +54,25 @@ class LineWriter:
 
     def write(self, line: bytes) -> None:
         """Leave `line`, which ends with a newline, for the thread. Never waits; from any thread."""
+        self.write_all((line,))
+
+    def write_all(self, lines: Iterable[bytes]) -> None:
+        """Leave several lines, each as `write` does."""
         with self._lock:
-            self._render_deferred()
-            self._add(line)
-        self._wake()
-
-    def defer(self, deferred: Deferred) -> None:
-        """Leave what a line is to be made of: as `write` of the line, but cheaper. From one thread."""
-        # An append needs no lock: whoever renders takes as many as it has counted, and what comes meanwhile stays.
-        self._deferred.append(deferred)
-        if len(self._deferred) >= self._most_deferred:
-            with self._lock:
-                self._render_deferred()
-        if not self._signalled:
-            self._wake()
-
-    def _render_deferred(self) -> None:
-        """Make lines of what was deferred. Holding the lock."""
-        count = len(self._deferred)
-        if not count or self._rendering:
-            return
-        batch = self._deferred[:count]
-        del self._deferred[:count]
-        self._rendering = True
-        try:
-            for render, moment, values in batch:
-                self._add(render(moment, values))
-        finally:
-            self._rendering = False
-
-    def _add(self, line: bytes) -> None:
-        """Put `line` where the thread finds it, if there is room. Holding the lock."""
-        if self._buffered_bytes + len(line) > self._max_bytes or self._closing.is_set():
-            self.dropped += 1
-            return
-        self._lines.append(line)
-        self._buffered_bytes += len(line)
-
-    def _wake(self) -> None:
-        if not self._signalled:
+            for line in lines:
+                if self._buffered_bytes + len(line) > self._max_bytes or self._closing.is_set():
+                    self.dropped += 1
+                else:
+                    self._lines.append(line)
+                    self._buffered_bytes += len(line)
+            if self._signalled or not self._lines:
+                return
             self._signalled = True
-            self._ready.release()
+        self._ready.release()
 
     def close(self, timeout_seconds: float) -> bool:
         """Write what waits, for at most `timeout_seconds`, and end the thread. Whether everything was written."""
-        with self._lock:
-            self._render_deferred()
-            self._closing.set()
-            self._most_deferred = 1  # what comes now is dropped, and counted at once
+        self._closing.set()
         self._ready.release()
         self._thread.join(timeout_seconds)
         self._abandoned = True
@@ -128,9 +86,8 @@ class LineWriter:
             self._ready.acquire()
             closing = self._closing.wait(_GATHER_SECONDS)
             with self._lock:
-                self._signalled = False  # first: what is deferred from now on wakes this thread again
-                self._render_deferred()
                 lines, self._lines = self._lines, deque()
+                self._signalled = False
             written = self._write_lines(lines)
             if written and (dropped := self.dropped) > reported:
                 self._write_lines([self._render_dropped(dropped - reported)], counted=False)

@@ -24,7 +24,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import ExcInfo
 from typing_extensions import override
 
-from proxy.log_writer import Deferred, LineWriter
+from proxy.log_writer import LineWriter
 
 _MAX_DEPTH: Final = 32
 _JSON: Final = (
@@ -59,12 +59,12 @@ class LogSettings(BaseModel):
 class _Sink:
     """What structlog takes for the logger behind its own: a name and where lines go."""
 
-    __slots__ = ("critical", "debug", "defer", "error", "info", "name", "warning")
+    __slots__ = ("critical", "debug", "error", "info", "name", "warning", "write_all")
 
     def __init__(self, name: str, writer: LineWriter) -> None:
         self.name = name
         self.debug = self.info = self.warning = self.error = self.critical = writer.write
-        self.defer = writer.defer
+        self.write_all = writer.write_all
 
 
 class _Stamp:
@@ -201,13 +201,12 @@ class EventLogger:
         self._target.info(line)
 
     def prepare(self, event: EventDict, changing: Sequence[str]) -> "PreparedLine | None":
-        """A line like `event` that is written again and again with other values under the keys `changing`.
+        """A line like `event` that is rendered again and again with other values under the keys `changing`.
 
         Returns:
             None where lines are no JSON. Good until logging is configured again.
         """
-        stamp = next((one for one in self._processors if isinstance(one, _Stamp)), None)
-        if stamp is None or not isinstance(self._processors[-1], JsonRenderer):
+        if not isinstance(self._processors[-1], JsonRenderer):
             return None
         mark = secrets.token_hex(16)
         line: Any = {**event, **{key: f"{mark}{key}" for key in changing}}
@@ -216,43 +215,35 @@ class EventLogger:
         pieces = re.split(rb'"timestamp":"[^"]*"|"%b[^"]*"' % mark.encode(), line)
         if len(pieces) != len(changing) + 2:
             return None
-        numbers = [isinstance(event.get(key), float) for key in changing]
-        return PreparedLine(pieces, numbers, stamp.wall, self._target.defer)
+        return PreparedLine(pieces)
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Write what `PreparedLine`s have rendered."""
+        self._target.write_all(lines)
 
 
 class PreparedLine:
-    """A line of JSON but for its time and some values: what is the same each time is rendered once, the rest when the
-    `LineWriter` has many to render.
+    """A line of JSON but for its time and some values: what is the same each time is rendered once.
 
     Args:
         pieces: what stands around the time, and around each value.
-        numbers: which values are numbers, written with three decimals; the others are texts.
     """
 
-    __slots__ = ("_defer", "_format", "_wall")
+    __slots__ = ("_format",)
 
-    def __init__(
-        self,
-        pieces: Sequence[bytes],
-        numbers: Sequence[bool],
-        wall: Callable[[], float],
-        defer: Callable[[Deferred], None],
-    ) -> None:
+    def __init__(self, pieces: Sequence[bytes]) -> None:
         start, *rest = (piece.replace(b"%", b"%%") for piece in pieces)
-        values = [b"%.3f" if number else b"%b" for number in numbers]
-        tail = [value + piece for value, piece in zip(values, rest[1:], strict=True)]
-        self._format = b"".join([start, b'"timestamp":"%b%03dZ"', rest[0], *tail])
-        self._wall = wall
-        self._defer = defer
+        self._format = start + b'"timestamp":"%b%03dZ"' + b"%b".join(rest)
 
-    def write(self, *values: str | float) -> None:
-        """Write the line as of now, with `values` in the order of the keys."""
-        self._defer((self._render, self._wall(), values))
+    def render(self, moment: float, *values: bytes) -> bytes:
+        """The line.
 
-    def _render(self, moment: float, values: tuple[str | float, ...]) -> bytes:
+        Args:
+            moment: its time, in wall seconds.
+            values: in the order of the keys, as JSON.
+        """
         milliseconds, microseconds = divmod(int(moment * 1_000_000), 1000)
-        ready = [value if isinstance(value, float) else _quoted(value) for value in values]
-        return self._format % (_to_milliseconds(milliseconds), microseconds, *ready)
+        return self._format % (_to_milliseconds(milliseconds), microseconds, *values)
 
 
 @lru_cache(maxsize=4)
@@ -262,7 +253,8 @@ def _to_milliseconds(milliseconds: int) -> bytes:
     return b"%b.%03d" % (datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode(), thousandths)
 
 
-def _quoted(text: str) -> bytes:
+def quoted(text: str) -> bytes:
+    """`text` as JSON, as lines of the log have it."""
     try:
         return orjson.dumps(text)
     except TypeError:  # text from the wire that is no UTF-8

@@ -4,15 +4,20 @@ Theory of operation. An answer from a fresh stored response is the same for ever
 what passes with time. When the server wants to keep such an answer, it runs the pipeline once more as always, with
 `Exchange.wants_replay` set. The plugin that answers puts its `ReplayTerms` on the exchange; every plugin left of it,
 and the answerer itself, gives a `ReplayPart` (`Plugin.on_replay`). From then on the server sends the kept bytes for as
-long as the terms say, asks each part's `check`, and calls each part's `record`: nothing that a plugin counts, limits or
-logs is lost, it is only told in another way.
+long as the terms say, asks each part's `check`, and notes each replay in each part's journal: nothing that a plugin
+counts, limits or logs is lost, it is only told in another way.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from proxy.storage.memory import Use
+
+Subject = TypeVar("Subject")
+
+MOST_NOTES: Final = 128
+"""Of a journal. Told of all at once they hold up the event loop for a fifth of a millisecond."""
 
 PASSED_OVER: Final = frozenset({
     "accept", "accept-language", "b3", "cf-connecting-ip", "cf-ipcountry", "cf-ray", "cookie", "dnt", "origin",
@@ -32,7 +37,13 @@ SERVER_MADE: Final = frozenset({
 
 
 class Arrival(Protocol):
-    """A request that is about to be answered by replay; good only during the call that it is handed to."""
+    """A request that is answered by replay: its client's connection, and a head that came over it.
+
+    Attributes:
+        head: of the connection's newest request. Who was told of an earlier one sets it before reading from it.
+    """
+
+    head: bytes
 
     @property
     def client(self) -> str:
@@ -55,13 +66,41 @@ Check: TypeAlias = Callable[[Arrival], str | None]
 """Whether this request may be answered by replay: None if not, then the pipeline decides. Otherwise the value of the
 part's `field` for this response."""
 
-Record: TypeAlias = Callable[[Arrival, float], None]
-"""Takes note of a replay and its duration in seconds, in place of `on_complete`."""
+Note: TypeAlias = tuple[Subject, Arrival, bytes, float, float]
+"""One replay: of what, whose, the request's head, the moment in wall seconds, and the duration in seconds."""
+
+
+class Journal(Generic[Subject]):
+    """Replays that a plugin takes note of one by one, in place of `on_complete`.
+
+    They are put down at once and told of many at a time: code that runs a hundred times in a row finds itself and what
+    it needs in the processor's caches. A log line costs 3 µs less so.
+
+    Args:
+        tell: takes notes, the oldest first.
+
+    Attributes:
+        notes: those not told of. Whoever adds the `MOST_NOTES`th calls `settle`, as does the plugin before it takes
+            note of an exchange that was no replay.
+    """
+
+    __slots__ = ("_tell", "notes")
+
+    def __init__(self, tell: Callable[[Sequence[Note[Subject]]], None]) -> None:
+        self._tell = tell
+        self.notes: list[Note[Subject]] = []
+
+    def settle(self) -> None:
+        """Tell of what was noted."""
+        if self.notes:
+            notes, self.notes = self.notes, []
+            self._tell(notes)
+
 
 Tally: TypeAlias = Callable[[Sequence[float], int], None]
 """Takes note of several replays: their durations in seconds, in no order, and the bytes of their bodies in all. Soon
 after the first of them, and before anybody reads what is counted. For whoever needs to know nothing of the request: it
-costs a tenth of a `Record`. Answers whose tallies are equal (one method of one object, say) are told of together: let
+costs a tenth of a note. Answers whose tallies are equal (one method of one object, say) are told of together: let
 there be few."""
 
 
@@ -73,13 +112,13 @@ class ReplayPart:
         check: see `Check`; None: always yes.
         field: the response field whose value `check` gives; empty when there is none. It was given at the first run by
             way of `Exchange.response_fields`.
-        record: see `Record`.
+        journal: see `Journal`, and what stands in its notes of replays of this answer.
         tally: see `Tally`.
     """
 
     check: Check | None = None
     field: str = ""
-    record: Record | None = None
+    journal: tuple[Journal[Any], object] | None = None
     tally: Tally | None = None
 
 

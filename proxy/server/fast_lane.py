@@ -14,10 +14,10 @@ dropped when its stored response is removed or replaced, when its freshness ends
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from proxy.clock import Clock
-from proxy.pipeline.replay import PASSED_OVER, ReplayPart, ReplayTerms, Tally
+from proxy.pipeline.replay import MOST_NOTES, PASSED_OVER, Journal, ReplayPart, ReplayTerms, Tally
 from proxy.server.heads import Caller, lines_of, stands_alone
 from proxy.server.kept_reply import KeptReply, Ledger, Wire, cut_head
 
@@ -56,7 +56,7 @@ class FastLane:
     def __init__(self, clock: Clock, *, max_bytes: int, max_fields: int, max_field_bytes: int) -> None:
         self._wall = clock.wall
         self._monotonic = clock.monotonic
-        self._ledgers: dict[tuple[Tally, ...], Ledger] = {}
+        self._ledgers: dict[tuple[tuple[Tally, ...], tuple[Journal[Any], ...]], Ledger] = {}
         self._unsettled: list[Ledger] = []  # those that the plugins have not been told all of
         self._max_bytes = max_bytes
         self._max_fields = max_fields
@@ -118,13 +118,13 @@ class FastLane:
         caller.head = head
         wire = reply.wire
         if reply.checks:
-            values: dict[str, str] = {}
-            for check, field in reply.checks:
+            values: list[str] = []
+            for check, fills in reply.checks:
                 value = check(caller)
                 if value is None:
                     return None
-                if field:
-                    values[field] = value
+                if fills:
+                    values.append(value)
             if values:
                 wire = reply.filled(values)
         reply.used = True
@@ -140,8 +140,10 @@ class FastLane:
             self._unsettled.append(ledger)
         durations.append(duration)
         ledger.bytes_sent += reply.body_bytes
-        for record in reply.records:
-            record(caller, duration)
+        for journal, subject in reply.journals:
+            journal.notes.append((subject, caller, head, now, duration))
+            if len(journal.notes) >= MOST_NOTES:
+                journal.settle()
         return wire
 
     def settle(self) -> None:
@@ -235,9 +237,10 @@ class FastLane:
 
     def _ledger(self, parts: Sequence[ReplayPart]) -> Ledger:
         tallies = tuple(part.tally for part in parts if part.tally is not None)
-        ledger = self._ledgers.get(tallies)
+        journals = tuple(part.journal[0] for part in parts if part.journal is not None)
+        ledger = self._ledgers.get((tallies, journals))
         if ledger is None:
-            ledger = self._ledgers[tallies] = Ledger(tallies)
+            ledger = self._ledgers[tallies, journals] = Ledger(tallies, journals)
         return ledger
 
     def _add_key(self, replies: dict[bytes, KeptReply], key: bytes, reply: KeptReply) -> None:

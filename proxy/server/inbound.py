@@ -185,7 +185,7 @@ class RequestReader:
 
     def request_id(self, received: str) -> str:
         """`received`, from a trusted peer, if it can be one; else a new one."""
-        return received if _SANE_ID.fullmatch(received) else self._make_id()
+        return received if received and _SANE_ID.fullmatch(received) else self._make_id()
 
     def _body(self, raw: RawRequest, version: tuple[int, int], send: Callable[[bytes], None]) -> Body:
         coding = raw.headers.get("Transfer-Encoding")

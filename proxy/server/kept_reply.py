@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable
 from math import inf
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from proxy.http.message import to_wire
-from proxy.pipeline.replay import ReplayPart, ReplayTerms, Tally
+from proxy.pipeline.replay import Journal, ReplayPart, ReplayTerms, Tally
 
 Wire: TypeAlias = bytes | tuple[bytes, ...]
 
@@ -19,10 +19,11 @@ REPLY_OVERHEAD: Final = 1_500
 class Ledger:
     """The replays of answers whose plugins count them alike, until the plugins are told."""
 
-    __slots__ = ("bytes_sent", "durations", "tallies")
+    __slots__ = ("bytes_sent", "durations", "journals", "tallies")
 
-    def __init__(self, tallies: tuple[Tally, ...]) -> None:
+    def __init__(self, tallies: tuple[Tally, ...], journals: tuple[Journal[Any], ...]) -> None:
         self.tallies = tallies
+        self.journals = journals
         self.durations: list[float] = []
         self.bytes_sent = 0
 
@@ -33,6 +34,8 @@ class Ledger:
         durations.sort()  # once for all histograms, which sort: what is in order is sorted in no time
         for tally in self.tallies:
             tally(durations, bytes_sent)
+        for journal in self.journals:
+            journal.settle()
         return len(durations)
 
 
@@ -46,7 +49,7 @@ class KeptReply:
     Attributes:
         wire: the response, in two pieces where the body is long; None where something of it is made for each request.
         since, until: wall seconds between which it is right; a clock may be set back.
-        checks, records: of the plugins' parts.
+        checks, journals: of the plugins' parts.
         body_bytes: what is sent of a body.
         uses: see `ReplayTerms`.
         keys: the heads that it is kept under.
@@ -55,8 +58,8 @@ class KeptReply:
     """
 
     __slots__ = (
-        "_body", "_open", "_pieces", "_slots", "body_bytes", "checks", "keys", "ledger", "records", "since", "size",
-        "terms", "until", "used", "uses", "wire",
+        "_body", "_filled", "_open", "_pieces", "_slots", "body_bytes", "checks", "journals", "keys", "ledger", "since",
+        "size", "terms", "until", "used", "uses", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -70,15 +73,16 @@ class KeptReply:
     ) -> None:
         parts = tuple(parts)
         self.terms = terms
-        self.checks = tuple((part.check, part.field) for part in parts if part.check is not None)
-        self.records = tuple(part.record for part in parts if part.record is not None)
+        self.checks = tuple((part.check, bool(part.field)) for part in parts if part.check is not None)
+        self.journals = tuple(part.journal for part in parts if part.journal is not None)
+        self._filled = [part.field for part in parts if part.check is not None and part.field]
         self.ledger = ledger
         self.body_bytes = len(body)
         self.uses = tuple(terms.uses)
         self._pieces = pieces
         self._slots = slots
         self._body = body
-        self._open: tuple[tuple[bytes, str], ...] = ()  # what stands before a slot that each request fills
+        self._open: tuple[tuple[bytes, int], ...] = ()  # what stands before a slot, and the place of its value
         self.wire: Wire | None = None
         self.since = inf
         self.until = -inf
@@ -95,26 +99,30 @@ class KeptReply:
         self.since = now
         fields, self.until = changing
         values = dict(fields)
-        begun: list[tuple[bytes, str]] = []
+        begun: list[tuple[bytes, int]] = []
         piece = self._pieces[0]
         for name, following in zip(self._slots, self._pieces[1:], strict=True):
             if name in values:
                 piece += to_wire(values[name]) + following
             else:
-                begun.append((piece, name))
+                begun.append((piece, self._filled.index(name)))
                 piece = following
         self._open = tuple(begun)
         joined = len(self._body) <= JOINED_BODY_BYTES
         self.wire = piece + self._body if joined else (piece, self._body)
         return True
 
-    def filled(self, values: dict[str, str]) -> Wire:
-        """The response, with the values that the checks gave for this request."""
-        assert self.wire is not None
-        if not self._open:
-            return self.wire
-        head = b"".join([piece + to_wire(values[name]) for piece, name in self._open])
-        return head + self.wire if isinstance(self.wire, bytes) else (head + self.wire[0], self.wire[1])
+    def filled(self, values: list[str]) -> Wire:
+        """The response, with the values that the checks gave for this request, in the order of the checks."""
+        wire = self.wire
+        assert wire is not None
+        pieces: list[bytes] = []
+        for piece, place in self._open:
+            pieces += (piece, to_wire(values[place]))
+        if isinstance(wire, bytes):
+            pieces.append(wire)
+            return b"".join(pieces)
+        return (*pieces, *wire)
 
 
 def cut_head(head: bytes, names: list[str]) -> tuple[list[bytes], list[str]] | None:

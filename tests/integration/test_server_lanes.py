@@ -525,12 +525,24 @@ async def test_every_request_is_counted_and_logged_lane_or_not(lane_bytes: int) 
     assert len(requests) == 50
     assert sorted(line["status"] for line in requests) == [200] * 40 + [304] * 10
     alike = [
-        {k: v for k, v in line.items() if not k.endswith("_ms")}
+        {k: v for k, v in line.items() if not k.endswith("_ms") and k != "timestamp"}
         for line in requests
         if line["target"] == "/items/1" and line["cache"] == "hit" and line["status"] == 200
     ]
     assert len({line.pop("request_id") for line in alike}) == 19
     assert all(line == alike[0] for line in alike)
+
+
+async def test_a_clients_requests_are_logged_in_their_order_whoever_answered() -> None:
+    with capture_logs() as lines:
+        async with site(Origin()) as one, await RawClient.connect(one.address) as client:
+            await warm(one, client, request("/a"))
+            for number in range(5):
+                await client.ask(request("/a"))
+                await client.ask(request(f"/{number}"))
+    assert [line["target"] for line in lines if line["event"] == "request"][-10:] == [
+        target for number in range(5) for target in ("/a", f"/{number}")
+    ]
 
 
 async def test_what_a_line_of_the_log_tells_of_the_head_is_of_this_request() -> None:

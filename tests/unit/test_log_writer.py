@@ -1,7 +1,6 @@
 """Lines written by a thread, whatever their reader does."""
 
 import os
-import re
 import select
 import subprocess
 import sys
@@ -171,76 +170,13 @@ def test_process_whose_reader_left_works_on_and_ends() -> None:
             process.stderr.close()
 
 
-def rendered(moment: float, values: tuple[str | float, ...]) -> bytes:
-    return b"%d %b\n" % (moment, str(values[0]).encode())
-
-
-def test_deferred_lines_stand_in_order_among_those_that_are_not(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
-    expected = b""
-    for number in range(1000):
-        writer.defer((rendered, number, ("later",)))
-        expected += b"%d later\n" % number
-        if number % 7 == 0:
-            writer.write(b"%d now\n" % number)
-            expected += b"%d now\n" % number
+def test_several_lines_at_once_are_written_and_dropped_as_one_by_one(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.write_fd, 100, no_report)
+    writer.write_all([])
+    writer.write_all([b"a" * 49 + b"\n", b"b" * 59 + b"\n", b"c" * 49 + b"\n", b"d\n"])
+    assert writer.dropped == 2
+    read = pipe.read_until(lambda text: text.endswith(b"dropped 2\n"))
+    assert read == b"a" * 49 + b"\n" + b"c" * 49 + b"\ndropped 2\n"
     assert writer.close(5)
-    assert pipe.read_available() == expected
-    assert writer.dropped == 0
-
-
-def test_deferred_line_that_none_follows_is_written(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
-    for number in range(3):
-        writer.defer((rendered, number, ("alone",)))
-        assert pipe.read_until(lambda text: text.endswith(b"alone\n")) == b"%d alone\n" % number
-    assert writer.close(5)
-
-
-def test_deferred_lines_beyond_what_may_wait_are_dropped_and_counted(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.write_fd, 64 << 10, no_report)
-    for number in range(20_000):
-        writer.defer((rendered, number, ("x" * 90,)))
-    assert 20_000 - writer.dropped <= 2 * (64 << 10) // 92 + 128  # in the pipe, waiting for it, and to be rendered
-
-    def all_accounted_for(text: bytes) -> bool:
-        reported = sum(map(int, re.findall(rb"dropped (\d+)\n", text)))
-        return text.count(b"x\n") + reported == 20_000
-
-    pipe.read_until(all_accounted_for)
-    assert writer.close(5)
-
-
-def test_what_is_deferred_after_the_end_is_counted_at_once(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.write_fd, 64 << 10, no_report)
-    assert writer.close(5)
-    for number in range(1, 4):
-        writer.defer((rendered, number, ("late",)))
-        assert writer.dropped == number
-
-
-def test_line_that_is_logged_while_others_are_rendered_is_written_too(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
-
-    def logs_itself(moment: float, values: tuple[str | float, ...]) -> bytes:
-        writer.write(b"from a finaliser\n")
-        return rendered(moment, values)
-
-    writer.defer((rendered, 1, ("a",)))
-    writer.defer((logs_itself, 2, ("b",)))
-    writer.write(b"end\n")
-    assert writer.close(5)
-    assert pipe.read_available() == b"1 a\nfrom a finaliser\n2 b\nend\n"
-
-
-def test_nothing_that_is_deferred_while_the_thread_gathers_is_lost(pipe: Pipe) -> None:
-    writer = LineWriter(pipe.write_fd, 64 << 20, no_report)
-    read: list[bytes] = []
-    reader = threading.Thread(target=lambda: read.append(pipe.read_until(lambda text: text.endswith(b" last\n"))))
-    reader.start()
-    for number in range(100_000):
-        writer.defer((rendered, number, ("x",)))
-    writer.defer((rendered, 100_000, ("last",)))
-    reader.join(PATIENCE_SECONDS)
-    assert [int(line.split()[0]) for line in read[0].splitlines()] == list(range(100_001))
-    assert writer.close(5)
+    writer.write_all([b"after the end\n"] * 3)
+    assert writer.dropped == 5

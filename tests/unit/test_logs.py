@@ -20,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from proxy.logs import EventLogger, JsonRenderer, Logs, LogSettings, TextRenderer, log_loop_exception
+from proxy.logs import EventLogger, JsonRenderer, Logs, LogSettings, TextRenderer, log_loop_exception, quoted
 from tests.support.pipe import PATIENCE_SECONDS, Pipe, open_pipe
+
+WALL = 1_700_000_000.25
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def pipe() -> Iterator[Pipe]:
 
 
 @contextmanager
-def logs_to(fd: int, wall: Callable[[], float] = lambda: 1_700_000_000.25, **changes: Any) -> Iterator[Logs]:
+def logs_to(fd: int, wall: Callable[[], float] = lambda: WALL, **changes: Any) -> Iterator[Logs]:
     logs = Logs(LogSettings(**{"format": "json", "flush_seconds": 5, **changes}), wall, fd)
     try:
         yield logs
@@ -121,7 +123,7 @@ def test_prepared_line_is_the_line_that_the_event_logger_writes(pipe: Pipe) -> N
         assert prepared is not None
         for number in range(2):
             log.info({**event, "id": f'"{number}"', "took_ms": 1.5})
-            prepared.write(f'"{number}"', 1.5)
+            log.write([prepared.render(WALL, quoted(f'"{number}"'), b"1.500")])
     written = objects(pipe.read_available())
     assert written[0] == written[1] and written[2] == written[3]
     assert [list(line) for line in written] == [list(written[0])] * 4
@@ -132,9 +134,10 @@ def test_prepared_line_is_the_line_that_the_event_logger_writes(pipe: Pipe) -> N
 def test_prepared_line_is_json_whatever_its_values(wall: float, text: str, number: float) -> None:
     with open_pipe() as pipe:
         with logs_to(pipe.write_fd, lambda: wall):
-            prepared = EventLogger("access").prepare({"event": "request", "id": "", "took_ms": 0.0}, ("id", "took_ms"))
+            log = EventLogger("access")
+            prepared = log.prepare({"event": "request", "id": "", "took_ms": 0.0}, ("id", "took_ms"))
             assert prepared is not None
-            prepared.write(text, number)
+            log.write([prepared.render(wall, quoted(text), b"%.3f" % number)])
         (line,) = objects(pipe.read_available())
     assert line["took_ms"] == pytest.approx(number, abs=0.0006)
     assert line["id"] == text.encode("utf-8", "backslashreplace").decode()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.pipeline.replay import PASSED_OVER, Arrival, ReplayPart
+from proxy.pipeline.replay import MOST_NOTES, PASSED_OVER, Arrival, Journal, Note, ReplayPart
 from proxy.server.fast_lane import (
     EXACT_TRIES,
     MAX_FIELDS_LEFT_OUT,
@@ -648,26 +648,50 @@ def test_fields_of_several_plugins_keep_their_places(bench: Bench) -> None:
     assert joined(bench.ask(head())).startswith(b"HTTP/1.1 200 OK\r\nTwo: 2\r\nAge: 0\r\nOne: 1\r\nCache-Status: side")
 
 
-def test_each_replay_is_recorded_at_once_and_tallied_when_settled(bench: Bench) -> None:
-    recorded: list[tuple[str, str]] = []
+def test_each_replay_is_noted_and_tallied_when_settled(bench: Bench) -> None:
+    noted: list[tuple[object, ...]] = []
     tallied: list[tuple[int, int]] = []
+
+    def tell(notes: Sequence[Note[str]]) -> None:
+        for subject, arrival, asked, moment, duration in notes:
+            arrival.head = asked
+            noted.append((subject, arrival.client, arrival.id, moment, duration))
+
     use = Visits()
     part = ReplayPart(
-        record=lambda arrival, _: recorded.append((arrival.client, arrival.id)),
+        journal=(Journal(tell), "this answer"),
         tally=lambda durations, bytes_sent: tallied.append((len(durations), bytes_sent)),
     )
     proxy = bench.caller("10.0.0.1", trusted=True)
-    bench.teach(head(), caller=proxy, parts=[part], terms=Terms(bench.clock.wall(), uses=[use]))
+    began = bench.clock.wall()
+    bench.teach(head(), caller=proxy, parts=[part], terms=Terms(began, uses=[use]))
     bench.ask(head("X-Forwarded-For: 192.0.2.7", "X-Request-ID: seven"), caller=proxy)
+    bench.clock.advance(1)
     bench.ask(head("X-Forwarded-For: 192.0.2.8"), caller=proxy)
-    assert recorded == [("192.0.2.7", "seven"), ("192.0.2.8", "new")]
     assert use.visited
-    assert tallied == []
+    assert (noted, tallied) == ([], [])
     bench.lane.settle()
     bench.lane.settle()
+    assert noted == [
+        ("this answer", "192.0.2.7", "seven", began, 0.0),
+        ("this answer", "192.0.2.8", "new", began + 1, 0.0),
+    ]
     assert tallied == [(2, 2 * len(b"hello"))]
     assert use.hits == 2
     assert bench.lane.hits == 2
+
+
+def test_a_journal_never_holds_more_than_its_most(bench: Bench) -> None:
+    told: list[int] = []
+    journal: Journal[int] = Journal(lambda notes: told.append(len(notes)))
+    for subject in (1, 2):
+        bench.teach(head(target=f"/{subject}"), parts=[ReplayPart(journal=(journal, subject))])
+    for number in range(2 * MOST_NOTES + 3):
+        bench.ask(head(target=f"/{number % 2 + 1}"))
+        assert len(journal.notes) < MOST_NOTES
+    assert told == [MOST_NOTES] * 2
+    bench.lane.settle()
+    assert told == [MOST_NOTES] * 2 + [3]
 
 
 def test_replays_of_answers_with_the_same_tallies_are_told_of_together(bench: Bench) -> None:
