@@ -11,7 +11,10 @@ peer's address; it takes `X-Forwarded-Port` and `X-Real-IP` away, but is not the
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
-from proxy.http.message import Request
+from multidict import istr
+
+from proxy.http.message import NO_HEADERS, Request
+from proxy.http.names import IF_NONE_MATCH, RANGE
 from proxy.policy import validation
 from proxy.storage.base import Entry
 
@@ -44,7 +47,8 @@ FIELD_RULES: Final[Mapping[str, FieldRule]] = {
 }
 """What is done about a field unless the route says otherwise."""
 
-CLIENT_CONDITIONS: Final = ("If-None-Match", "If-Modified-Since", "If-Range", "Range")
+_NO_PART: Final = (IF_NONE_MATCH, istr("If-Modified-Since"))
+CLIENT_CONDITIONS: Final = (*_NO_PART, istr("If-Range"), RANGE)
 
 
 class FieldGuard:
@@ -66,14 +70,18 @@ class FieldGuard:
         self._dropped = frozenset(name for name, rule in merged.items() if rule == "drop")
         self.fields = self._bypassing | self._dropped
 
-    def bypasses(self, request: Request) -> bool:
+    def found(self, request: Request) -> frozenset[str]:
+        """The fields of `request` that something is done about: most have none."""
+        # One look at each field that came is cheaper than one for each field that might: 1.5 and 3 µs.
+        return self.fields.intersection(map(str.lower, request.headers))
+
+    def bypasses(self, found: frozenset[str]) -> bool:
         """Whether a field says that the answer must not be shared."""
-        return not self._bypassing.isdisjoint(map(str.lower, request.headers))
+        return not self._bypassing.isdisjoint(found)
 
     def without_dropped(self, request: Request) -> Request:
         """`request` without the fields to drop; itself when it has none."""
-        # One look at each field that came is cheaper than one for each field that might: 1.5 and 3 µs.
-        found = self._dropped.intersection(map(str.lower, request.headers))
+        found = self._dropped & self.found(request)
         if not found:
             return request
         kept = request.headers.copy()
@@ -90,10 +98,14 @@ def filling_request(request: Request, entry: Entry | None, *, part: bool = False
             is 412, not 304 (RFC 9110 §13.1.2).
         part: the Range, and its If-Range, go along; the answer is kept as the part that it is.
     """
-    headers = request.headers.copy()
-    for name in CLIENT_CONDITIONS:
-        if not (part and name in {"Range", "If-Range"}):
-            headers.popall(name, None)
+    dropped = [name for name in (_NO_PART if part else CLIENT_CONDITIONS) if name in request.headers]
+    validators = NO_HEADERS
     if entry is not None and request.method == "GET":
-        headers.update(validation.conditional_headers(entry.stored))
+        validators = validation.conditional_headers(entry.stored)
+    if not dropped and not validators:
+        return request
+    headers = request.headers.copy()
+    for name in dropped:
+        headers.popall(name)
+    headers.update(validators)
     return request.with_headers(headers)

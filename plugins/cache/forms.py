@@ -30,7 +30,7 @@ class FormMaker:
                 self._store.attach_form(key, entry, name, form)
                 flight.land(form)
 
-            flight = self._flights.depart((entry, name), make)
+            flight = self._flights.depart((entry, name), make, name=f"derive {name}")
         return await flight.wait()
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from proxy.http.headers import combined
 from proxy.http.message import Request, Response
+from proxy.http.names import RANGE
 from proxy.http.ranges import covers, parse_range
 from proxy.policy import reuse, validation
 from proxy.policy.combining import combine
@@ -20,8 +21,9 @@ def wanted_part(request: Request) -> str | None:
 
     Several ranges come back as multipart, which is not taken apart here: such requests go to the origin alone.
     """
-    value = combined(request.headers, "Range")
-    specs = parse_range(value) if request.method == "GET" else None
+    if RANGE not in request.headers or request.method != "GET":
+        return None
+    specs = parse_range(combined(request.headers, RANGE))
     if specs is None or len(specs) != 1:
         return None
     return f"{specs[0].first}-{specs[0].last} {combined(request.headers, 'If-Range')}"

@@ -12,6 +12,7 @@ from enum import Enum
 from functools import partial
 from typing import ClassVar, Final
 
+from multidict import istr
 from typing_extensions import override
 
 from plugins.cache.account import Account
@@ -28,6 +29,7 @@ from plugins.cache.variants import variant_place, why_missing
 from proxy.errors import ProxyError, UpstreamError
 from proxy.http.body import close_body
 from proxy.http.message import Headers, Request, Response
+from proxy.http.names import AUTHORIZATION, IF_MATCH, RANGE
 from proxy.http.problem import problem
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.explanation import Explanation
@@ -43,7 +45,7 @@ from proxy.storage.invalidation_log import Purge, PurgeScope
 from proxy.upstream.collapse import Flight
 
 METHODS: Final = frozenset({"GET", "HEAD"})
-ORIGIN_CONDITIONS: Final = ("If-Match", "If-Unmodified-Since")
+ORIGIN_CONDITIONS: Final = (IF_MATCH, istr("If-Unmodified-Since"))
 ATTEMPTS: Final = 3
 """How often a request that joined a flight for another variant looks again before it goes on its own."""
 
@@ -116,8 +118,8 @@ class Cache(Plugin[CacheSettings]):
         primary = primary_key(request, self._rules)
         for _ in range(ATTEMPTS):
             place = self._find_local(primary, request)
-            if place.entry is None:
-                place = await self._find(primary, request)
+            if place.entry is None and self._store.l2 is not None and not self._is_nowhere(request, place):
+                place = await self._find_beyond(place, request)
             now = self._clock.wall()
             stored = place.entry.stored if place.entry is not None else None
             decision = reuse.decide(request, stored, now, self._options)
@@ -140,7 +142,7 @@ class Cache(Plugin[CacheSettings]):
             return Reason.METHOD_NOT_CACHED
         if exchange.switch_to:
             return Reason.PROTOCOL_SWITCH
-        if self._guard.bypasses(request):
+        if self._guard.bypasses(self._guard.found(request)):
             return Reason.REQUEST_FIELD
         if request.method not in METHODS:
             # With an unsafe method these are conditions on the state that it is to change (RFC 9110 §13.1.2).
@@ -201,16 +203,18 @@ class Cache(Plugin[CacheSettings]):
             return Place(key, marker, record, "l1") if isinstance(record, Entry) else Place(key, marker)
         return Place(key) if record is None else Place(key, None, record, "l1")
 
-    async def _find(self, primary: str, request: Request) -> Place:
-        key = CacheKey(primary)
-        found = await self._store.get(key)
-        if found is None:
-            return Place(key)
-        if isinstance(found.record, Entry):
-            return Place(key, None, found.record, found.tier)
-        marker = found.record
-        key = variant_place(primary, marker, request)
-        found = await self._store.get(key)
+    def _is_nowhere(self, request: Request, place: Place) -> bool:
+        """Whether L2 need not be asked: it had nothing either when the origin said not to store what it gave."""
+        return self._fetcher.nowhere.holds(self._flight_key(request, place), self._clock.monotonic())
+
+    async def _find_beyond(self, place: Place, request: Request) -> Place:
+        """What L2 has, where L1 has no more than `place` says."""
+        key, marker = place.key, place.marker
+        found = await self._store.get_beyond(key)
+        if found is not None and isinstance(found.record, VaryMarker) and marker is None:
+            marker = found.record
+            key = variant_place(key.primary, marker, request)
+            found = await self._store.get(key)
         if found is None or not isinstance(found.record, Entry):
             return Place(key, marker)
         return Place(key, marker, found.record, found.tier)
@@ -236,7 +240,7 @@ class Cache(Plugin[CacheSettings]):
     @staticmethod
     def _flight_key(request: Request, place: Place) -> tuple[Hashable, ...]:
         # What a request with credentials learns about a key (that it is private, say) holds for such requests alone.
-        return place.key, "Authorization" in request.headers
+        return place.key, AUTHORIZATION in request.headers
 
     # Answering.
 
@@ -309,7 +313,7 @@ class Cache(Plugin[CacheSettings]):
         flight = self._fetcher.flights.find(key)
         voyage: Voyage | None = None
         if flight is None or not self._may_join(request, place, flight, reason):
-            part = place.entry is None and "Range" in request.headers
+            part = place.entry is None and RANGE in request.headers
             flight, voyage = self._fetcher.set_out(key, exchange, place, part=part)
         try:
             landed = await flight.wait()
@@ -328,7 +332,7 @@ class Cache(Plugin[CacheSettings]):
         """Why this request goes to the origin by itself, its answer neither stored nor shared, if it does."""
         if request.method == "HEAD":
             return Reason.METHOD_NOT_CACHED
-        alone = "Range" in request.headers and not (self.settings.store_parts and wanted_part(request) is not None)
+        alone = RANGE in request.headers and not (self.settings.store_parts and wanted_part(request) is not None)
         if alone and place.entry is None:
             return Reason.RANGE_REQUEST
         if any(name in request.headers for name in ORIGIN_CONDITIONS):

@@ -8,6 +8,7 @@ from typing import Final
 from multidict import istr
 
 ACCEPT_ENCODING: Final = istr("Accept-Encoding")
+AUTHORIZATION: Final = istr("Authorization")
 CACHE_CONTROL: Final = istr("Cache-Control")
 CONTENT_ENCODING: Final = istr("Content-Encoding")
 CONTENT_LENGTH: Final = istr("Content-Length")

@@ -35,7 +35,7 @@ class CacheResult(Enum):
         return self in (CacheResult.HIT, CacheResult.STALE, CacheResult.REVALIDATED)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CacheReport:
     """The cache's account of one exchange: feeds log line, metric labels and Cache-Status.
 

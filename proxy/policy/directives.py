@@ -1,12 +1,11 @@
 """Which field's directives govern a response: the first valid targeted one, else Cache-Control (RFC 9213 §2.2)."""
 
-from dataclasses import dataclass
-
 from proxy.http.cache_control import ResponseDirectives, response_directives, targeted_directives
 from proxy.http.message import Headers
+from proxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Governing:
     """The directives that count.
 

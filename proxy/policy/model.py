@@ -13,6 +13,7 @@ from proxy.http.etag import EntityTag
 from proxy.http.message import Headers
 from proxy.http.ranges import ContentRange
 from proxy.policy.reasons import Reason
+from proxy.values import value
 
 __all__ = (
     "DEFAULT_OPTIONS",
@@ -78,7 +79,7 @@ class PolicyOptions:
 DEFAULT_OPTIONS = PolicyOptions()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stored:
     """A stored response without its body: all that a hit needs, read once at admission. A hit parses nothing.
 
@@ -123,7 +124,7 @@ class Stored:
     no_default_ttl: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StoreVerdict:
     """Whether a response may be stored, and why (not)."""
 
@@ -134,7 +135,7 @@ class StoreVerdict:
         return self.store
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Lifetime:
     """A freshness lifetime in seconds and where it came from.
 
@@ -147,7 +148,7 @@ class Lifetime:
     explicit: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hit:
     """The stored response is fresh and answers the request."""
 
@@ -156,7 +157,7 @@ class Hit:
     ttl: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StaleHit:
     """The stored response is stale and may answer all the same; `refresh` asks for a fetch in the background."""
 
@@ -166,7 +167,7 @@ class StaleHit:
     refresh: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Revalidate:
     """The stored response may answer once the origin has confirmed it."""
 
@@ -175,14 +176,14 @@ class Revalidate:
     ttl: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Miss:
     """Nothing stored answers this request: the origin is asked."""
 
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unsatisfiable:
     """The request forbids asking the origin and nothing stored answers it: 504 (RFC 9111 §5.2.1.7)."""
 

@@ -28,7 +28,7 @@ from proxy.storage.base import CacheKey, Record
 from proxy.storage.breaker import Breaker
 from proxy.storage.codec import decode, encode
 from proxy.storage.lmdb_file import LmdbFile
-from proxy.storage.second_tier import Batch, SecondTier, TierFailedError
+from proxy.storage.second_tier import Batch, Later, SecondTier, TierFailedError
 from proxy.tasks import Tasks
 
 FILL: Final = 0.8
@@ -101,22 +101,47 @@ class LmdbStore(SecondTier):
         await self.file.write(self.file.release_pages)
 
     @override
-    async def get(self, key: CacheKey) -> Record | None:
-        file = self.file
-        if file is None or not self.breaker.closed:
-            self.counters.skipped.value += 1
+    def get_at_once(self, key: CacheKey) -> Record | Later | None:
+        file = self._usable_file()
+        if file is None:
             return None
         began = self._clock.monotonic()
-        digest = key.digest()
         try:
-            found = self._read(file, digest, LARGE_BYTES)
-            if found is _Unread.LARGE:
-                loop = asyncio.get_running_loop()
-                found = await loop.run_in_executor(self._readers, self._read, file, digest, sys.maxsize)
-        except (lmdb.Error, RuntimeError) as error:  # RuntimeError: closed in the meantime
-            self.counters.errors.value += 1
-            self.breaker.failed(str(error))
+            found = self._read(file, key.digest(), LARGE_BYTES)
+        except lmdb.Error as error:
+            self._count_failure(error)
             return None
+        return Later.LATER if found is _Unread.LARGE else self._counted(found, began)
+
+    @override
+    async def get(self, key: CacheKey) -> Record | None:
+        found = self.get_at_once(key)
+        if not isinstance(found, Later):
+            return found
+        file = self._usable_file()
+        if file is None:
+            return None
+        began = self._clock.monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            read = await loop.run_in_executor(self._readers, self._read, file, key.digest(), sys.maxsize)
+        except (lmdb.Error, RuntimeError) as error:  # RuntimeError: closed in the meantime
+            self._count_failure(error)
+            return None
+        return self._counted(read, began)
+
+    def _usable_file(self) -> LmdbFile | None:
+        if self.file is None or not self.breaker.closed:
+            self.counters.skipped.value += 1
+            return None
+        return self.file
+
+    def _count_failure(self, error: Exception) -> None:
+        self.counters.errors.value += 1
+        self.breaker.failed(str(error))
+
+    def _counted(self, found: Record | _Unread | None, began: float) -> Record | None:
+        """What a read that began at a monotonic time has found."""
         latency = self._clock.monotonic() - began
         self.breaker.succeeded(latency)
         self.counters.latency.observe(latency)

@@ -3,6 +3,7 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from enum import Enum
 from typing import TypeAlias
 
 from proxy.clock import Clock
@@ -11,6 +12,13 @@ from proxy.storage.base import CacheKey, Record
 from proxy.storage.breaker import Breaker, TierHealth
 from proxy.storage.stopping import stop
 from proxy.tasks import Tasks
+
+
+class Later(Enum):
+    """What `SecondTier.get_at_once` says when it cannot tell."""
+
+    LATER = "only `get` can tell"
+
 
 Batch: TypeAlias = Mapping[CacheKey, Record | None]
 """What is to stand under each key from now on; None: nothing."""
@@ -112,6 +120,11 @@ class SecondTier(ABC):
         Raises:
             TierFailedError: it did not succeed in time.
         """
+
+    def get_at_once(self, key: CacheKey) -> Record | Later | None:
+        """What `get` would give, where that can be told without waiting."""
+        del key
+        return Later.LATER
 
     @abstractmethod
     async def get(self, key: CacheKey) -> Record | None:

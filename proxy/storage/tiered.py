@@ -7,7 +7,7 @@ invalidation log when it is read; L1 is purged as the log goes on. No trouble in
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -20,10 +20,11 @@ from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
 from proxy.storage.breaker import TierHealth
 from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
 from proxy.storage.memory import MemoryStore, Use, Watcher
-from proxy.storage.second_tier import SecondTier
+from proxy.storage.second_tier import Later, SecondTier
 from proxy.storage.stopping import stop
 from proxy.storage.write_behind import WriteBehind
 from proxy.tasks import Tasks
+from proxy.values import value
 
 SWEEP_SECONDS: Final = 1.0
 SWEEP_PARTS: Final = 60
@@ -40,7 +41,7 @@ class _Unread(Enum):
     GIVEN_UP = "who asked L2 was cancelled"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Found:
     """A record and the tier it came from: `l1` or `l2`."""
 
@@ -127,8 +128,10 @@ class TieredStore:
     async def get(self, key: CacheKey) -> Found | None:
         """The record under `key`, from the first tier that has it. What L2 has is kept in L1 from then on."""
         record = self.l1.get(key)
-        if record is not None:
-            return Found(record, "l1")
+        return await self.get_beyond(key) if record is None else Found(record, "l1")
+
+    async def get_beyond(self, key: CacheKey) -> Found | None:
+        """The same for a `key` that L1 has just been found not to have."""
         if self.l2 is None or self._behind is None:
             return None
         waiting = self._behind.waiting(key)
@@ -137,10 +140,12 @@ class TieredStore:
         if not self.log.ready:
             self.l2.counters.skipped.value += 1  # what was purged while this sidecar was away is not known yet
             return None
-        record = await self._ask(self.l2, key)
-        newer = self.l1.peek(key)
-        if newer is not None and newer.discard_at > self._clock.wall():  # put while L2 was asked
-            return Found(newer, "l1")
+        record = self.l2.get_at_once(key)
+        if isinstance(record, Later):
+            record = await self._ask(self.l2, key)
+            newer = self.l1.peek(key)
+            if newer is not None and newer.discard_at > self._clock.wall():  # put while L2 was asked
+                return Found(newer, "l1")
         return None if record is None else self._judge(key, record)
 
     async def get_newer(self, key: CacheKey, held: Entry) -> Entry | None:

@@ -1,12 +1,12 @@
 """Writes to L2 off the request's path: bounded, in order per key, the newest of a key alone."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import Final
 
 from proxy.storage.base import CacheKey, Entry, Record
 from proxy.storage.second_tier import SecondTier
 from proxy.tasks import Tasks
+from proxy.values import value
 
 MAX_WAITING_RECORDS: Final = 10_000
 MAX_WAITING_BYTES: Final = 32 * 1024 * 1024
@@ -15,7 +15,7 @@ MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 RETRY_SECONDS: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Waiting:
     """What is to stand in L2; None: nothing."""
 

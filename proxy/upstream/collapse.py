@@ -235,14 +235,16 @@ class Flights(Generic[K, T]):
         flight = self._under_way.get(key)
         return flight if flight is not None and flight.joinable else None
 
-    def depart(self, key: K, fetch: Callable[[Flight[T]], Coroutine[Any, Any, None]], *, since: int = 0) -> Flight[T]:
-        """Begin a flight for `key`, in place of one that may not be joined any more.
+    def depart(
+        self, key: K, fetch: Callable[[Flight[T]], Coroutine[Any, Any, None]], *, name: str = "fetch", since: int = 0
+    ) -> Flight[T]:
+        """Begin a flight for `key`, in place of one that may not be joined any more; `name` is that of its task.
 
         `fetch` lands it, and may go on after that (the body). What `fetch` raises before landing goes to the waiters.
         """
         flight: Flight[T] = Flight(since)
         self._under_way[key] = flight
-        self._tasks.spawn(f"fetch {key}", self._fly(key, flight, fetch))
+        self._tasks.spawn(name, self._fly(key, flight, fetch))
         return flight
 
     async def _fly(self, key: K, flight: Flight[T], fetch: Callable[[Flight[T]], Coroutine[Any, Any, None]]) -> None:

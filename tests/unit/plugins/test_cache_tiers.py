@@ -115,3 +115,35 @@ async def test_a_crowd_on_a_stale_key_asks_l2_once_and_the_origin_once(shared: S
     assert {each.body for each in answers} == {b"answer 1"}
     assert {result(each) for each in answers} <= {"revalidated", "hit"}
     assert (shared.l2.reads - reads, shared.origin.asked) == (2, 2), "who asked first left: one asks anew for all"
+
+
+async def test_l2_is_not_asked_while_a_key_is_remembered_for_which_it_had_nothing(shared: Shared) -> None:
+    shared.origin.headers = {"Cache-Control": "no-store"}
+    reads = shared.l2.reads
+    for _ in range(3):
+        assert result(await shared.running.get("/b")) == "miss"
+    assert shared.l2.reads - reads == 1
+    shared.refresh_from_afar()
+    shared.l2.held[CacheKey("GET http://example.test/b")] = shared.l2.held[KEY]
+    assert result(await shared.running.get("/b")) == "miss"
+    shared.clock.advance(CacheSettings().uncacheable_seconds)
+    assert result(await shared.running.get("/b")) == "hit", "another sidecar has stored it meanwhile"
+
+
+async def test_what_l2_has_answers_in_place_of_an_error_though_the_key_is_uncacheable_by_now(tmp_path: Path) -> None:
+    clock, origin = FakeClock(), Origin({"Cache-Control": "max-age=60, stale-if-error=600"})
+    async with backends(clock, RedisServers(), tmp_path) as made:
+        l2, log = ScriptedTier(made), await made.memory_log()
+        store = await made.tiered(l2, log)
+        async with harness(
+            lambda services: [Cache(CacheSettings(), services)], origin, clock=clock, store=store, invalidations=log
+        ) as h:
+            await h.get("/a")
+            await store.flush()
+            clock.advance(61)
+            origin.headers = {"Cache-Control": "no-store"}
+            await h.get("/a")
+            store.l1.delete(KEY)
+            origin.status = 503
+            stale = await h.get("/a")
+        assert (result(stale), stale.body) == ("stale", b"answer 1")
