@@ -106,7 +106,7 @@ class RateLimitSettings(PluginSettings):
 class _Account:
     """A rule at work."""
 
-    __slots__ = ("admitted", "forgotten", "header", "meter", "name", "per_route", "refused")
+    __slots__ = ("_left", "admitted", "forgotten", "header", "meter", "name", "per_route", "refused")
 
     def __init__(self, rule: Rule, max_keys: int) -> None:
         self.name = rule.name
@@ -115,6 +115,14 @@ class _Account:
         self.per_route = rule.key == "route"
         self.admitted = Counter()
         self.refused = Counter()
+        self._left = 0, ""
+
+    def left(self, owed_ns: int) -> str:
+        """What a client that owes so much is told of this rule."""
+        if self._left[0] != owed_ns:  # most come when they owe nothing, and then owe the same
+            text = f'"{self.name}";r={self.meter.remaining(owed_ns)};t={_seconds(owed_ns)}'
+            self._left = owed_ns, text
+        return self._left[1]
 
 
 class RateLimit(Plugin[RateLimitSettings]):
@@ -171,9 +179,10 @@ class RateLimit(Plugin[RateLimitSettings]):
             return ReplayPart(check=lambda _: None)  # the head does not tell what the field says
         headers = tuple(account.header.lower().encode() if account.header else None for account in self._accounts)
         announced = self._announced and limited
+        identify, monotonic, alone = self._client, self._clock.monotonic, self._accounts[0]
 
         def check(arrival: Arrival) -> str | None:
-            client = self._client(arrival.client)
+            client = identify(arrival.client)
             if client is None or not limited:
                 # The kept answer has the fields that announce limits, or has not: another client needs another answer.
                 return "" if client is None and not limited else None
@@ -181,12 +190,29 @@ class RateLimit(Plugin[RateLimitSettings]):
                 self._key_of(account, route, None if header is None else arrival.field(header), client)
                 for account, header in zip(self._accounts, headers, strict=True)
             ]
-            owed = self._take(keys, int(self._clock.monotonic() * NANOSECONDS))
+            owed = self._take(keys, int(monotonic() * NANOSECONDS))
             if owed is None:
                 return None  # nothing was charged: the pipeline asks again, and refuses with all that belongs to it
             return self._left(owed) if announced else ""
 
-        return ReplayPart(check=check, field="RateLimit" if announced else "", tally=self._tally if limited else None)
+        def check_alone(arrival: Arrival) -> str | None:
+            """As `check`, where one rule goes by address or route: the usual thing, in a third of the time."""
+            client = identify(arrival.client)
+            if client is None or not limited:
+                return "" if client is None and not limited else None
+            key = route if alone.per_route else client
+            now_ns = int(monotonic() * NANOSECONDS)
+            owed_ns = alone.meter.ask(key, now_ns)
+            if not owed_ns:
+                return None
+            alone.meter.charge(key, now_ns, owed_ns)
+            return alone.left(owed_ns) if announced else ""
+
+        return ReplayPart(
+            check=check_alone if headers == (None,) else check,
+            field="RateLimit" if announced else "",
+            tally=self._tally if limited else None,
+        )
 
     def _tally(self, durations: Sequence[float], _bytes_sent: int) -> None:
         self._count_admitted(len(durations))
@@ -261,12 +287,7 @@ class RateLimit(Plugin[RateLimitSettings]):
         Args:
             owed: nanoseconds, by rule.
         """
-        return ", ".join(
-            [
-                f'"{account.name}";r={account.meter.remaining(owed_ns)};t={_seconds(owed_ns)}'
-                for account, owed_ns in zip(self._accounts, owed, strict=True)
-            ]
-        )
+        return ", ".join([account.left(owed_ns) for account, owed_ns in zip(self._accounts, owed, strict=True)])
 
     def _key(self, account: _Account, exchange: Exchange, client: str) -> Key:
         value = None if account.header is None else _field(exchange.request, account.header)
