@@ -49,6 +49,14 @@ def test_response_with_other_headers_keeps_the_rest() -> None:
     assert response.with_headers(headers).headers is headers
 
 
+def test_request_with_other_headers_keeps_the_rest() -> None:
+    request = Request("PUT", "/a?b", "https", "example.com", make_headers([("A", "1")]), b"body", "192.0.2.1", (1, 0))
+    changed = request.with_headers(CIMultiDict({"B": "2"}))
+    assert changed == Request("PUT", "/a?b", "https", "example.com", changed.headers, b"body", "192.0.2.1", (1, 0))
+    assert list(changed.headers.items()) == [("B", "2")]
+    assert list(request.headers.items()) == [("A", "1")]
+
+
 def test_response_with_another_body() -> None:
     response = Response(200, make_headers([("A", "1")]), b"body", "Fine")
     other = response.with_body(CIMultiDict([("B", "2")]), b"")
