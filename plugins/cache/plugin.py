@@ -166,7 +166,7 @@ class Cache(Plugin[CacheSettings]):
                 if self.settings.early_refresh_beta and self._refreshes_early(entry, now):
                     self._refresh(exchange, key, place)
                     reason = Reason.REFRESHED_EARLY
-                report = CacheReport(CacheResult.HIT, reason, ttl=decision.ttl, tier=place.tier)
+                report = CacheReport(CacheResult.HIT, reason, ttl=decision.ttl, tier=place.tier, key=place.key.primary)
                 if exchange.wants_replay and place.tier == "l1":
                     exchange.replay = self._terms(exchange.request, place, entry, report)
                 return self._serve(exchange, place, entry, now, report)
@@ -174,7 +174,9 @@ class Cache(Plugin[CacheSettings]):
                 assert entry is not None
                 if decision.refresh:
                     self._refresh(exchange, key, place)
-                report = CacheReport(CacheResult.STALE, decision.reason, ttl=decision.ttl, tier=place.tier)
+                report = CacheReport(
+                    CacheResult.STALE, decision.reason, ttl=decision.ttl, tier=place.tier, key=place.key.primary
+                )
                 return self._serve(exchange, place, entry, now, report)
             case Unsatisfiable():
                 report = CacheReport(CacheResult.MISS, decision.reason, key=place.key.primary)
@@ -248,7 +250,7 @@ class Cache(Plugin[CacheSettings]):
         return self._send(exchange, place, entry, aged_headers(entry.stored, now), report)
 
     def _send(self, exchange: Exchange, place: Place, entry: Entry, headers: Headers, report: CacheReport) -> Response:
-        self._report(exchange, report, place)
+        self._report(exchange, report)
         if entry.stored.content_range is None:
             exchange.forms = EntryForms(self._forms, place.key, entry)
         return respond(exchange.request, entry.stored, headers, entry.body)
@@ -261,7 +263,7 @@ class Cache(Plugin[CacheSettings]):
         stored = entry.stored
         origin_seconds = max(0.0, stored.response_time - stored.request_time)
         early = self.settings.early_refresh_beta * origin_seconds * EARLY_REFRESHES
-        terms = HitTerms(entry, report.with_key(place.key.primary), self._status_field, early)
+        terms = HitTerms(entry, report, self._status_field, early)
         keys = (place.key,) if place.marker is None else (CacheKey(place.key.primary), place.key)
         return terms if terms.watch(self._store, *keys) else None
 
@@ -297,7 +299,15 @@ class Cache(Plugin[CacheSettings]):
         if entry is None or not reuse.usable_on_error(exchange.request, entry.stored, now, self._options):
             return None
         ttl = entry.stored.fresh_until - now
-        report = CacheReport(CacheResult.STALE, Reason.STALE_IF_ERROR, fwd, fwd_status, ttl=ttl, tier=place.tier)
+        report = CacheReport(
+            CacheResult.STALE,
+            Reason.STALE_IF_ERROR,
+            fwd,
+            fwd_status,
+            ttl=ttl,
+            tier=place.tier,
+            key=place.key.primary,
+        )
         return self._serve(exchange, place, entry, now, report)
 
     # Fetching.
@@ -392,6 +402,7 @@ class Cache(Plugin[CacheSettings]):
             stored=landed.shared,
             collapsed=voyage is None,
             ttl=landed.stored.fresh_until - now,
+            key=place.key.primary,
         )
         # What is not stored of the response (Set-Cookie, say) is for the client that caused it.
         own = voyage is not None and not landed.confirmed
@@ -405,7 +416,7 @@ class Cache(Plugin[CacheSettings]):
                 self._alone(exchange, Reason.TOO_LARGE, ttl, place.key.primary)
                 return None
             reader = landed.body.reader()
-        self._report(exchange, report, place)
+        self._report(exchange, report)
         response = respond(request, landed.stored, headers, reader)
         if response.body is not reader:  # the client's own copy is good
             reader.leave()
@@ -417,7 +428,7 @@ class Cache(Plugin[CacheSettings]):
             stale = self._stale_on_error(exchange, place, self._clock.wall())
             if stale is not None:
                 return stale
-        self._report(exchange, CacheReport(CacheResult.MISS, Reason.UPSTREAM_ERROR, reason.fwd), place)
+        self._report(exchange, CacheReport(CacheResult.MISS, Reason.UPSTREAM_ERROR, reason.fwd, key=place.key.primary))
         raise error
 
     def _alone(self, exchange: Exchange, reason: Reason, ttl: float | None, key: str) -> None:
@@ -453,9 +464,7 @@ class Cache(Plugin[CacheSettings]):
 
     # Accounting.
 
-    def _report(self, exchange: Exchange, report: CacheReport, place: Place | None = None) -> None:
-        if place is not None:
-            report = report.with_key(place.key.primary)
+    def _report(self, exchange: Exchange, report: CacheReport) -> None:
         exchange.cache = report
         if self._status_field is not None and self.settings.tells(exchange.request.client):
             exchange.response_fields.append(("Cache-Status", self._status_field(report)))

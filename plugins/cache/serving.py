@@ -1,17 +1,23 @@
 """From a stored response to what a client gets: its conditions, its ranges, the age."""
 
+from typing import Final
+
+from multidict import CIMultiDictProxy, istr
+
 from proxy.http.body import Body
-from proxy.http.message import Headers, Request, Response, make_headers
+from proxy.http.message import Headers, Request, Response
 from proxy.policy.freshness import current_age
 from proxy.policy.model import Stored
 from proxy.policy.validation import answer
+
+_AGE: Final = istr("Age")
 
 
 def aged_headers(stored: Stored, now: float) -> Headers:
     """The stored fields with the `Age` of `now`, wall seconds (RFC 9111 §5.1)."""
     headers = stored.headers.copy()
-    headers["Age"] = str(max(0, int(current_age(stored, now))))
-    return make_headers(headers.items())
+    headers[_AGE] = str(max(0, int(current_age(stored, now))))
+    return CIMultiDictProxy(headers)
 
 
 def respond(request: Request, stored: Stored, headers: Headers, body: Body) -> Response:

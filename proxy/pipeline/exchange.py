@@ -61,12 +61,6 @@ class CacheReport:
             self.result, self.reason, self.fwd, fwd_status, self.stored, self.collapsed, self.ttl, self.tier, self.key
         )
 
-    def with_key(self, key: str) -> "CacheReport":
-        """The same of a request with the cache key `key`."""
-        return CacheReport(
-            self.result, self.reason, self.fwd, self.fwd_status, self.stored, self.collapsed, self.ttl, self.tier, key
-        )
-
 
 NO_REPORT = CacheReport()
 

@@ -24,8 +24,8 @@ UNDERSTOOD: Final = frozenset({
 201, 202 and 205, which report what a request did."""
 
 _BODY_METHODS: Final = frozenset({"GET", "HEAD"})
-_COOKIES: Final = frozenset({"set-cookie", "set-cookie2"})
 _NEVER_STORED: Final = HOP_BY_HOP | PROXY_FIELDS | {"age"}
+_NEVER_STORED_NOR_COOKIES: Final = _NEVER_STORED | {"set-cookie", "set-cookie2"}
 _DESCRIBING: Final = frozenset({"cache-control", "content-encoding", "content-range", "content-type", "vary"})
 """Without these a body, or the response itself, means something else: a qualified directive that names one is taken as
 unqualified."""
@@ -194,9 +194,12 @@ def storable_headers(request: Request, response: Response, options: PolicyOption
 
 def without_unstorable(headers: Headers, directives: ResponseDirectives, options: PolicyOptions) -> Headers:
     """`headers` without what a cache may not keep of a response with these `directives`."""
-    left_out = _NEVER_STORED | connection_options(headers) | {*directives.private_fields, *directives.no_cache_fields}
-    if not options.store_set_cookie:
-        left_out |= _COOKIES
+    left_out = _NEVER_STORED if options.store_set_cookie else _NEVER_STORED_NOR_COOKIES
+    named = connection_options(headers) | {*directives.private_fields, *directives.no_cache_fields}
+    if named:
+        left_out |= named
+    if left_out.isdisjoint(map(str.lower, headers)):  # as nearly always
+        return shared_headers(headers.items())
     return shared_headers((name, value) for name, value in headers.items() if name.lower() not in left_out)
 
 
