@@ -70,6 +70,7 @@ class Scenario:
         name: also the target's path.
         answer: what the origin sends, byte for byte.
         body: what comes of it.
+        fields: of the request, beside those that all have.
     """
 
     name: str
@@ -77,10 +78,11 @@ class Scenario:
     body: bytes
     method: str = "GET"
     sent: bytes = b""
+    fields: tuple[tuple[str, str], ...] = ()
 
     def request(self) -> Request:
         """What is sent."""
-        fields = (*_REQUEST_FIELDS, ("Content-Type", "application/json")) if self.sent else _REQUEST_FIELDS
+        fields = (*_REQUEST_FIELDS, *self.fields)
         return Request(self.method, f"/{self.name}", host="api.example", headers=make_headers(fields), body=self.sent)
 
 
@@ -97,8 +99,8 @@ SCENARIOS: Final = (
         _KILOBYTE,
     ),
     Scenario("16k", _known(_KILOBYTE * 16), _KILOBYTE * 16),
-    Scenario("post-1k", _known(_KILOBYTE), _KILOBYTE, "POST", _KILOBYTE),
-    Scenario("304", b"HTTP/1.1 304 Not Modified" + _HEAD[15:] + b"\r\n", b""),
+    Scenario("post-1k", _known(_KILOBYTE), _KILOBYTE, "POST", _KILOBYTE, (("Content-Type", "application/json"),)),
+    Scenario("304", b"HTTP/1.1 304 Not Modified" + _HEAD[15:] + b"\r\n", b"", fields=(("If-None-Match", '"1"'),)),
 )
 _ANSWERS: Final = {f"/{scenario.name}".encode(): scenario for scenario in SCENARIOS}
 
