@@ -33,8 +33,6 @@ HEADER_OVERHEAD: Final = 30  # a place in a multidict, and the object of a value
 TEXT_OVERHEAD: Final = 50  # an object of type str or bytes
 TAG_OVERHEAD: Final = 200  # a place in the tag's set
 
-_REFERENCES_OF_UNUSED: Final = 3  # the queue's, that of who looks, and that of `sys.getrefcount`
-
 
 def _internal(key: CacheKey) -> _Key:
     # A str caches its hash and compares in C: a look-up by `CacheKey` itself takes 1.3 instead of 0.2 µs.
@@ -112,6 +110,15 @@ class _Node:
                 watcher = reference()
                 if watcher is not None:
                     watcher.void()
+
+
+def _references(node: _Node) -> int:
+    record = node.record
+    return sys.getrefcount(record)
+
+
+_HELD_BY_NOBODY: Final = _references(_Node("", VaryMarker((), 0, 0.0), 0, 0))
+"""`_references` to what only its node refers to: counted, for what a look itself adds depends on the interpreter."""
 
 
 class MemoryStore:
@@ -366,10 +373,10 @@ class MemoryStore:
     # Packing.
 
     def _look(self, node: _Node) -> None:
-        entry = node.record
         if node.hits != node.looked:
             node.looked = node.hits
-        elif type(entry) is Entry and sys.getrefcount(entry) == _REFERENCES_OF_UNUSED and not node.is_watched():
+        elif type(node.record) is Entry and _references(node) == _HELD_BY_NOBODY and not node.is_watched():
+            entry = node.record
             packed = self._packer.pack(entry)
             node.watchers = None
             node.record = packed
