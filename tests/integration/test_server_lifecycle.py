@@ -1,6 +1,7 @@
 """Opening, timers, draining."""
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response, make_headers
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import InformationalSender
-from proxy.server.listener import Listener
+from proxy.server.listener import ACCEPTS, Listener
 from proxy.server.settings import ServerSettings
 from tests.support.raw_client import RawClient, request
 from tests.support.scripted_application import MemoryChannel, ScriptedApplication, ScriptedStream, echo, serving, text
@@ -30,6 +31,12 @@ def ipv6_works() -> bool:
     except OSError:
         return False
     return True
+
+
+def client_of(address: Address) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX if address.path else socket.AF_INET)
+    client.connect(address.path or (address.host, address.port))
+    return client
 
 
 class Gate:
@@ -62,6 +69,24 @@ async def test_every_interface(application: ScriptedApplication) -> None:
                 Address("127.0.0.1" if ":" not in address.host else "::1", address.port)
             ) as client:
                 assert (await client.ask(request())).body == b"hello"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix"])
+async def test_clients_that_connect_at_once_wait_for_few_turns_of_the_event_loop(
+    application: ScriptedApplication, tmp_path: Path, listen: str
+) -> None:
+    clients = 10 * ACCEPTS
+    where = f"unix:{tmp_path / 's'}" if listen == "unix" else listen
+    async with serving(application, listen=where) as listener:
+        with contextlib.ExitStack() as connected:
+            (address,) = listener.addresses
+            for _ in range(clients):
+                connected.enter_context(client_of(address))
+            turns = 0
+            while len(listener._protocols.clients) < clients:
+                await asyncio.sleep(0)
+                turns += 1
+                assert turns <= clients / 4
 
 
 async def test_unix_socket_and_one_left_behind(application: ScriptedApplication, tmp_path: Path) -> None:
