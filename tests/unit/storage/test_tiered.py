@@ -108,6 +108,20 @@ async def test_without_an_l2_there_is_l1(made: Backends) -> None:
     assert store.stats()["l2"] is None
 
 
+async def test_whoever_puts_has_what_was_put_long_ago_packed(made: Backends) -> None:
+    store = await made.tiered(None, await made.memory_log())
+    store.put(key("/a"), entry("/a"))
+    whole = store.l1.bytes
+    store.put(key("/b"), entry("/b"))
+    await asyncio.sleep(0)
+    assert store.l1.bytes == 2 * whole, "neither is long ago"
+    store.l1.next_turn()
+    store.put(key("/c"), entry("/c"))
+    assert store.l1.bytes == 3 * whole, "nobody waits for it"
+    await asyncio.sleep(0)
+    assert store.l1.bytes < 2.5 * whole
+
+
 async def test_what_waits_to_be_written_is_found_before_l2_is_asked(made: Backends, l2: ScriptedTier) -> None:
     store = await made.tiered(l2, await made.memory_log(), l1_bytes=5000)
     l2.held[key("/gone")] = entry("/gone")
