@@ -66,7 +66,15 @@ class Histogram:
         self.total += value
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """Count many observations: one look at each bound, not at each value (512 values take 45 µs, not 180)."""
+        """Count many observations: one look at each bound, not at each value (512 values take 45 µs, not 180), and none
+        where all are below the first, as those of kept answers are.
+        """
+        if not values:
+            return
+        self.total += sum(values)
+        if max(values) <= self.bounds[0]:
+            self.counts[0] += len(values)
+            return
         ordered = sorted(values)
         below = 0
         for place, bound in enumerate(self.bounds):
@@ -76,7 +84,6 @@ class Histogram:
             if below == len(ordered):
                 break
         self.counts[-1] += len(ordered) - below
-        self.total += sum(ordered)
 
     @property
     def count(self) -> int:
