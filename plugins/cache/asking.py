@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 from multidict import istr
 
 from proxy.http.message import NO_HEADERS, Request
-from proxy.http.names import IF_NONE_MATCH, RANGE
+from proxy.http.names import ANSWERED_BY_304, RANGE
 from proxy.policy import validation
 from proxy.storage.base import Entry
 
@@ -47,8 +47,7 @@ FIELD_RULES: Final[Mapping[str, FieldRule]] = {
 }
 """What is done about a field unless the route says otherwise."""
 
-_NO_PART: Final = (IF_NONE_MATCH, istr("If-Modified-Since"))
-CLIENT_CONDITIONS: Final = (*_NO_PART, istr("If-Range"), RANGE)
+CLIENT_CONDITIONS: Final = (*ANSWERED_BY_304, istr("If-Range"), RANGE)
 
 
 class FieldGuard:
@@ -98,7 +97,7 @@ def filling_request(request: Request, entry: Entry | None, *, part: bool = False
             is 412, not 304 (RFC 9110 §13.1.2).
         part: the Range, and its If-Range, go along; the answer is kept as the part that it is.
     """
-    dropped = [name for name in (_NO_PART if part else CLIENT_CONDITIONS) if name in request.headers]
+    dropped = [name for name in (ANSWERED_BY_304 if part else CLIENT_CONDITIONS) if name in request.headers]
     validators = NO_HEADERS
     if entry is not None and request.method == "GET":
         validators = validation.conditional_headers(entry.stored)

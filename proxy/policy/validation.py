@@ -8,6 +8,7 @@ from proxy.http.dates import format_date, parse_date
 from proxy.http.etag import parse_etag, parse_etags
 from proxy.http.headers import combined
 from proxy.http.message import Headers, Request, Response, make_headers
+from proxy.http.names import ANSWERED_BY_304, RANGE
 from proxy.http.ranges import parse_range, partial_response
 from proxy.policy.admission import assess
 from proxy.policy.directives import governing
@@ -22,7 +23,7 @@ _NOT_IN_304: Final = frozenset({
 })  # fmt: skip
 """RFC 9110 §15.4.5."""
 
-_CLIENT_CONDITIONS: Final = ("If-None-Match", "If-Modified-Since", "Range")
+_CLIENT_CONDITIONS: Final = (*ANSWERED_BY_304, RANGE)
 
 
 def conditional_headers(stored: Stored) -> Headers:

@@ -18,14 +18,13 @@ from proxy.errors import ProxyError
 from proxy.http.body import Body, BodyStream
 from proxy.http.dates import format_date
 from proxy.http.message import Headers, Response, to_wire
+from proxy.http.names import CONTENT_LENGTH, DATE
 
 _STATUS_LINES: Final[Mapping[int, str]] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus
 }
-_LENGTH: Final = istr("Content-Length")
-_DATE: Final = istr("Date")
 _OWN_FIELDS: Final = tuple(
-    map(istr, ("Connection", "Transfer-Encoding", _LENGTH, "Keep-Alive", "Upgrade", "Proxy-Connection"))
+    map(istr, ("Connection", "Transfer-Encoding", CONTENT_LENGTH, "Keep-Alive", "Upgrade", "Proxy-Connection"))
 )
 _BREATH_BYTES: Final = 1_048_576
 _LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -130,9 +129,11 @@ class ResponseWriter:
         keep_alive = keep_alive and framing is not Framing.CLOSE
         headers = response.headers
         own = [name for name in _OWN_FIELDS if name in headers]
-        says_length = own == [_LENGTH] and headers.getall(_LENGTH) == [str(length)]  # most do: that saves a copy
+        says_length = own == [CONTENT_LENGTH] and headers.getall(CONTENT_LENGTH) == [
+            str(length)
+        ]  # most do: that saves a copy
         lines = _lines(response, headers if says_length else _without(headers, own))
-        if _DATE not in headers:
+        if DATE not in headers:
             lines.append(self._date.line())
         lines.append(self._via)
         if length >= 0:

@@ -19,6 +19,7 @@ from proxy.errors import OverloadedError, ProxyError, UpstreamConnectError, Upst
 from proxy.http.body import BodyStream, close_body
 from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response, from_wire, make_headers
+from proxy.http.names import ANSWERED_BY_304
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import InformationalSender
 from proxy.tasks import Tasks
@@ -31,7 +32,6 @@ from proxy.upstream.settings import UpstreamSettings
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY", "PROPFIND"})
 BODILESS_STATUSES: Final = frozenset({204, 304})
 _READING: Final = frozenset({"GET", "HEAD"})
-_CONDITIONS: Final = ("If-None-Match", "If-Modified-Since")
 FIRST_RETRY_SECONDS: Final = 0.25
 LAST_RETRY_SECONDS: Final = 5.0
 
@@ -204,7 +204,7 @@ class UpstreamPool:
         if (
             head.status == 304
             and request.method in _READING
-            and not any(map(request.headers.__contains__, _CONDITIONS))
+            and not any(map(request.headers.__contains__, ANSWERED_BY_304))
         ):
             # RFC 9110 §15.4.5: whoever sent no conditions may have nothing that it would confirm.
             raise UpstreamError("the upstream answered 304 to a request without conditions")

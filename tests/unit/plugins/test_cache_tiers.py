@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,35 +10,12 @@ import pytest
 
 from plugins.cache import Cache, CacheSettings
 from proxy.storage.base import CacheKey, Entry
+from proxy.storage.tiered import TieredStore
 from tests.support.clock import FakeClock
 from tests.support.plugin_harness import PluginHarness, harness
 from tests.support.stores import RedisServers, backends
 from tests.unit.plugins.test_cache import Origin, result, settle
 from tests.unit.storage.test_tiered import ScriptedTier
-
-
-async def test_what_another_sidecar_refreshed_answers_instead_of_the_origin(tmp_path: Path) -> None:
-    clock, origin = FakeClock(), Origin({"Cache-Control": "max-age=60, stale-if-error=600"})
-    async with backends(clock, RedisServers(), tmp_path) as made:
-        l2, log = ScriptedTier(made), await made.memory_log()
-        store = await made.tiered(l2, log)
-        async with harness(
-            lambda services: [Cache(CacheSettings(), services)], origin, clock=clock, store=store, invalidations=log
-        ) as h:
-            await h.get("/a")
-            await store.flush()
-            key = CacheKey("GET http://example.test/a")
-            held = l2.held[key]
-            assert isinstance(held, Entry)
-            clock.advance(61)
-            now = clock.wall()
-            newer = replace(held.stored, request_time=now, response_time=now, fresh_until=now + 60)
-            l2.held[key] = replace(held, stored=newer, body=b"from afar")
-            first, second = await h.get("/a"), await h.get("/a")
-        assert [(result(each), each.body) for each in (first, second)] == [("hit", b"from afar")] * 2
-        assert (first.exchange.cache.tier, second.exchange.cache.tier) == ("l2", "l1")
-        assert origin.asked == 1
-
 
 KEY = CacheKey("GET http://example.test/a")
 
@@ -45,11 +23,14 @@ KEY = CacheKey("GET http://example.test/a")
 class Shared:
     """A sidecar with an L2, and an origin whose responses are fresh for 60 s, and stale in use for 600 more."""
 
-    def __init__(self, running: PluginHarness, l2: ScriptedTier, origin: Origin, clock: FakeClock) -> None:
+    def __init__(
+        self, running: PluginHarness, l2: ScriptedTier, origin: Origin, clock: FakeClock, store: TieredStore
+    ) -> None:
         self.running = running
         self.l2 = l2
         self.origin = origin
         self.clock = clock
+        self.store = store
 
     def refresh_from_afar(self) -> None:
         """Have another sidecar put a fresh response into L2."""
@@ -59,12 +40,11 @@ class Shared:
         self.l2.held[KEY] = replace(held, stored=newer, body=b"from afar")
 
 
-@pytest.fixture
-async def shared(tmp_path: Path) -> AsyncIterator[Shared]:
-    """`/a` is stored in both tiers, and stale."""
-    clock = FakeClock()
-    origin = Origin({"Cache-Control": "max-age=60, stale-while-revalidate=600", "ETag": '"1"'})
-    async with backends(clock, RedisServers(), tmp_path) as made:
+@asynccontextmanager
+async def sharing(directory: Path, fields: dict[str, str]) -> AsyncIterator[Shared]:
+    """`/a` is stored in both tiers, as an origin sent it with these `fields`; its 60 s of freshness are over."""
+    clock, origin = FakeClock(), Origin(fields)
+    async with backends(clock, RedisServers(), directory) as made:
         l2, log = ScriptedTier(made), await made.memory_log()
         store = await made.tiered(l2, log)
         async with harness(
@@ -73,7 +53,27 @@ async def shared(tmp_path: Path) -> AsyncIterator[Shared]:
             await running.get("/a")
             await store.flush()
             clock.advance(61)
-            yield Shared(running, l2, origin, clock)
+            yield Shared(running, l2, origin, clock, store)
+
+
+@pytest.fixture
+async def shared(tmp_path: Path) -> AsyncIterator[Shared]:
+    async with sharing(tmp_path, {"Cache-Control": "max-age=60, stale-while-revalidate=600", "ETag": '"1"'}) as one:
+        yield one
+
+
+@pytest.fixture
+async def shared_for_errors(tmp_path: Path) -> AsyncIterator[Shared]:
+    async with sharing(tmp_path, {"Cache-Control": "max-age=60, stale-if-error=600"}) as one:
+        yield one
+
+
+async def test_what_another_sidecar_refreshed_answers_instead_of_the_origin(shared_for_errors: Shared) -> None:
+    shared_for_errors.refresh_from_afar()
+    first, second = [await shared_for_errors.running.get("/a") for _ in range(2)]
+    assert [(result(each), each.body) for each in (first, second)] == [("hit", b"from afar")] * 2
+    assert (first.exchange.cache.tier, second.exchange.cache.tier) == ("l2", "l1")
+    assert shared_for_errors.origin.asked == 1
 
 
 async def test_a_refresh_in_the_background_finds_what_another_sidecar_refreshed(shared: Shared) -> None:
@@ -130,20 +130,13 @@ async def test_l2_is_not_asked_while_a_key_is_remembered_for_which_it_had_nothin
     assert result(await shared.running.get("/b")) == "hit", "another sidecar has stored it meanwhile"
 
 
-async def test_what_l2_has_answers_in_place_of_an_error_though_the_key_is_uncacheable_by_now(tmp_path: Path) -> None:
-    clock, origin = FakeClock(), Origin({"Cache-Control": "max-age=60, stale-if-error=600"})
-    async with backends(clock, RedisServers(), tmp_path) as made:
-        l2, log = ScriptedTier(made), await made.memory_log()
-        store = await made.tiered(l2, log)
-        async with harness(
-            lambda services: [Cache(CacheSettings(), services)], origin, clock=clock, store=store, invalidations=log
-        ) as h:
-            await h.get("/a")
-            await store.flush()
-            clock.advance(61)
-            origin.headers = {"Cache-Control": "no-store"}
-            await h.get("/a")
-            store.l1.delete(KEY)
-            origin.status = 503
-            stale = await h.get("/a")
-        assert (result(stale), stale.body) == ("stale", b"answer 1")
+async def test_what_l2_has_answers_in_place_of_an_error_though_the_key_is_uncacheable_by_now(
+    shared_for_errors: Shared,
+) -> None:
+    get, origin = shared_for_errors.running.get, shared_for_errors.origin
+    origin.headers = {"Cache-Control": "no-store"}
+    await get("/a")
+    shared_for_errors.store.l1.delete(KEY)
+    origin.status = 503
+    stale = await get("/a")
+    assert (result(stale), stale.body) == ("stale", b"answer 1")
