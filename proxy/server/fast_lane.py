@@ -19,6 +19,7 @@ from typing import Any, Final
 from proxy.clock import Clock
 from proxy.pipeline.replay import MOST_NOTES, PASSED_OVER, Journal, ReplayPart, ReplayTerms, Tally
 from proxy.server.heads import Caller, lines_of, stands_alone
+from proxy.server.hot_files import HotFiles
 from proxy.server.kept_reply import KeptReply, Ledger, Wire, cut_head
 
 MAX_HEAD_BYTES: Final = 8_192
@@ -49,8 +50,8 @@ class FastLane:
     """
 
     __slots__ = (
-        "_canonical", "_cut", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older",
-        "_replies", "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
+        "_canonical", "_cut", "_hot_files", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic",
+        "_older", "_replies", "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, *, max_bytes: int, max_fields: int, max_field_bytes: int) -> None:
@@ -59,6 +60,7 @@ class FastLane:
         self._ledgers: dict[tuple[tuple[Tally, ...], tuple[Journal[Any], ...]], Ledger] = {}
         self._unsettled: list[Ledger] = []  # those that the plugins have not been told all of
         self._max_bytes = max_bytes
+        self._hot_files = HotFiles(max_bytes // 2)
         self._max_fields = max_fields
         # What is left out of a head is within the limits that the parser keeps, whatever it is.
         self._max_head_bytes = min(MAX_HEAD_BYTES, max_field_bytes)
@@ -112,7 +114,7 @@ class FastLane:
             caller.exact_misses = 0
         began = self._monotonic()
         now = self._wall()
-        if not reply.since <= now < reply.until and not reply.renew(now):
+        if not reply.since <= now < reply.until and not self._renew(reply, now):
             self.drop(reply)
             return None
         caller.head = head
@@ -145,6 +147,15 @@ class FastLane:
             if len(journal.notes) >= MOST_NOTES:
                 journal.settle()
         return wire
+
+    def _renew(self, reply: KeptReply, now: float) -> bool:
+        """See `KeptReply.renew`."""
+        if not reply.renew(now):
+            return False
+        if added := self._hot_files.renewed(reply, now):
+            self.bytes += added
+            self._make_room(reply)
+        return True
 
     def settle(self) -> None:
         """Tell the plugins of all replays: soon after `on_unsettled`, and before what they count is read."""
@@ -259,6 +270,7 @@ class FastLane:
         if not keys:
             return
         self.bytes -= reply.size
+        self._hot_files.forget(reply)
         for replies in self._replies:
             for key in keys:
                 if replies.get(key) is reply:

@@ -7,8 +7,9 @@ from typing import Any, Final, TypeAlias
 
 from proxy.http.message import to_wire
 from proxy.pipeline.replay import Journal, ReplayPart, ReplayTerms, Tally
+from proxy.server.memory_file import MemoryFile
 
-Wire: TypeAlias = bytes | tuple[bytes, ...]
+Wire: TypeAlias = bytes | tuple[bytes, ...] | MemoryFile
 
 JOINED_BODY_BYTES: Final = 16_384
 """Up to this size head and body are kept as one piece, which costs a copy of the body and saves a part of the write."""
@@ -46,7 +47,8 @@ class KeptReply:
         ledger: where its replays are counted.
 
     Attributes:
-        wire: the response, in two pieces where the body is long; None where something of it is made for each request.
+        wire: the response, in two pieces or a file where the body is long; None before it is renewed for the first
+            time. Where something is made for each request, the end of the response: see `filled`.
         since, until: wall seconds between which it is right; a clock may be set back.
         checks, journals: of the plugins' parts.
         body_bytes: what is sent of a body.
@@ -57,8 +59,8 @@ class KeptReply:
     """
 
     __slots__ = (
-        "_body", "_filled", "_open", "_pieces", "_slots", "body_bytes", "checks", "journals", "keys", "ledger", "since",
-        "size", "terms", "until", "used", "uses", "wire",
+        "_body", "_filled", "_open", "_pieces", "_slots", "_uses_before", "body_bytes", "checks", "journals", "keys",
+        "ledger", "since", "size", "terms", "until", "used", "uses", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +80,7 @@ class KeptReply:
         self.ledger = ledger
         self.body_bytes = len(body)
         self.uses = tuple(terms.uses)
+        self._uses_before = sum(use.hits for use in self.uses)
         self._pieces = pieces
         self._slots = slots
         self._body = body
@@ -111,10 +114,26 @@ class KeptReply:
         self.wire = piece + self._body if joined else (piece, self._body)
         return True
 
+    def uses_since(self) -> int:
+        """How often the stored records behind it were used since this was last asked, or it was made."""
+        uses = sum(use.hits for use in self.uses)
+        before, self._uses_before = self._uses_before, uses
+        return uses - before
+
+    @property
+    def whole(self) -> tuple[bytes, ...] | None:
+        """The pieces of a long response that is the same for each request; None for any other."""
+        return self.wire if isinstance(self.wire, tuple) and not self._open else None
+
+    def outdate(self) -> None:
+        """Have it renewed before it is sent again."""
+        self.wire = None
+        self.until = -inf
+
     def filled(self, values: list[str]) -> Wire:
         """The response, with the values that the checks gave for this request, in the order of the checks."""
         wire = self.wire
-        assert wire is not None
+        assert isinstance(wire, bytes | tuple)
         pieces: list[bytes] = []
         for piece, place in self._open:
             pieces += (piece, to_wire(values[place]))

@@ -175,8 +175,10 @@ class Connection(web.RequestHandler):
             return False
         if isinstance(wire, bytes):
             transport.write(wire)
-        else:
+        elif isinstance(wire, tuple):
             transport.writelines(wire)
+        else:
+            wire.send(transport)
         # The timer that runs may be early: it then sets itself anew.
         self._deadline.at = self._loop.time() + self._settings.keep_alive_timeout_seconds
         return True

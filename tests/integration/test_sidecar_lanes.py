@@ -1,5 +1,6 @@
 """The fast lane of a whole process: what operators see of it, and what a reload does to it."""
 
+import asyncio
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from proxy.address import Address
+from tests.support.memory_files import memory_files
 from tests.support.origin import Origin, origin
 from tests.support.raw_client import RawClient, request
 from tests.support.sidecar import LANE_VARIABLE, SidecarProcess, eventually, sidecar, toml
@@ -81,6 +84,31 @@ async def test_a_purge_by_the_admin_port_ends_what_is_kept(tmp_path: Path) -> No
             status, _ = await running.admin("POST", "/admin/cache/invalidate", {"url": f"{running.url}/a"})
             assert status == 200
             assert (await client.ask(head)).body == b"new"
+
+
+@pytest.mark.parametrize("listen", ["tcp", "unix"])
+async def test_a_long_answer_is_whole_when_it_is_sent_from_a_file(tmp_path: Path, listen: str) -> None:
+    text = "".join(map(str, range(200_000)))  # over 1 MB: more than sockets take at once
+    tables = dict(TABLES)
+    if listen == "unix":
+        tables["server"] = {"listen": f"unix:{tmp_path / 'socket'}"}
+    async with origin() as app, sidecar(app.url, tmp_path, tables, environment=ON) as running:
+        answer(app, "/a", text)
+        address = Address.parse(f"unix:{tmp_path / 'socket'}") if listen == "unix" else running.address
+        head = request("/a", host="localhost")
+        async with await RawClient.connect(address) as client:
+            async with asyncio.timeout(20):  # until it is given often, and renewed after that
+                while not memory_files(running.pid):
+                    assert (await client.ask(head)).body == text.encode()
+            await client.send(head * 3)  # which the parser answers, as they come at once
+            for _ in range(3):
+                assert (await client.response()).body == text.encode()
+        async with await RawClient.connect(address, receive_buffer_bytes=65_536) as slow:
+            for _ in range(3):
+                assert (await slow.ask(head)).body == text.encode()
+        status, _ = await running.admin("POST", "/admin/cache/invalidate", {"all": True})
+        assert status == 200
+        assert memory_files(running.pid) == 0
 
 
 async def test_who_keeps_it_from_a_route_is_told_at_the_start_and_after_a_reload(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from proxy.server.fast_lane import (
 )
 from proxy.server.heads import Caller, ReadField, lines_of
 from proxy.server.kept_reply import JOINED_BODY_BYTES, REPLY_OVERHEAD, Wire
+from proxy.server.memory_file import MemoryFile
 from proxy.storage.memory import Use
 from tests.support.clock import FakeClock
 
@@ -123,6 +124,8 @@ def bench() -> Bench:
 
 def joined(wire: Wire | None) -> bytes:
     assert wire is not None
+    if isinstance(wire, MemoryFile):
+        return b"".join(wire.parts)
     return wire if isinstance(wire, bytes) else b"".join(wire)
 
 
