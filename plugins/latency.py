@@ -37,8 +37,10 @@ class LatencySeries:
 
     def tally(self, durations: Sequence[float], bytes_sent: int) -> None:  # noqa: ARG002 — a `Tally`
         """Count exchanges whose first byte was their last, too, by their durations in seconds."""
-        self.duration.observe_all(durations)
-        self.first_byte.observe_all(durations)
+        both = Histogram(self.duration.bounds)
+        both.observe_all(durations)
+        self.duration.add(both)
+        self.first_byte.add(both)
 
     def observe(self, duration: float, first_byte: float | None) -> None:
         """Count one exchange; both in seconds."""
