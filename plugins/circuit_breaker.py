@@ -26,6 +26,7 @@ from proxy.errors import (
 )
 from proxy.http.message import Response
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
+from proxy.pipeline.passage import PATIENCE_SECONDS, PassagePart
 from proxy.pipeline.plugin import Plugin, PluginSettings, Services
 from proxy.upstream.circuit import Circuit, CircuitRules, CircuitState, Permit
 
@@ -149,6 +150,18 @@ class CircuitBreaker(Plugin[CircuitBreakerSettings]):
             self._failed(permit, "slow")
         else:
             permit.circuit.abandon(permit)
+
+    @override
+    def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart | None:
+        permit = exchange.take(self._permit)
+        if permit is None or outcome.status in self._failure_statuses or self._slow_seconds <= PATIENCE_SECONDS:
+            return None
+        return PassagePart(check=permit.circuit.is_untroubled, tally=permit.circuit.tally)
+
+    @property
+    @override
+    def heeded_fields(self) -> frozenset[str]:
+        return frozenset()
 
     @override
     async def close(self) -> None:

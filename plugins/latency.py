@@ -12,6 +12,7 @@ from typing_extensions import override
 from proxy.metrics.registry import Histogram, merged
 from proxy.metrics.snapshot import Histograms
 from proxy.pipeline.exchange import CacheResult, Exchange, Outcome, Stats
+from proxy.pipeline.passage import PassagePart
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import ReplayPart
 
@@ -49,6 +50,21 @@ class LatencySeries:
             self.first_byte.observe(first_byte)
 
 
+class PassedSeries:
+    """The histograms of exchanges that went past the pipeline, to the upstream and back."""
+
+    __slots__ = ("_client", "_upstream")
+
+    def __init__(self, client: LatencySeries, upstream: Histogram) -> None:
+        self._client = client
+        self._upstream = upstream
+
+    def tally(self, durations: Sequence[float], bytes_sent: int) -> None:
+        """Count exchanges by their durations in seconds, which are the upstream's."""
+        self._client.tally(durations, bytes_sent)
+        self._upstream.observe_all(durations)
+
+
 class Latency(Plugin[LatencySettings]):
     """Counts each exchange when it is over."""
 
@@ -68,6 +84,7 @@ class Latency(Plugin[LatencySettings]):
         # Keyed by what an exchange has at hand, so that no label text is built for each.
         self._series: dict[tuple[str, str, int], LatencySeries] = {}
         self._upstream: dict[str, Histogram] = {}
+        self._passed: dict[LatencySeries, PassedSeries] = {}
 
     def series(self, route: str, cache: CacheResult, status: int) -> LatencySeries:
         """Where exchanges of this route, cache outcome and status are counted."""
@@ -84,14 +101,26 @@ class Latency(Plugin[LatencySettings]):
         route = exchange.route.name
         self.series(route, exchange.cache.result, outcome.status).observe(outcome.duration, outcome.first_byte)
         if exchange.upstream_seconds is not None:
-            upstream = self._upstream.get(route)
-            if upstream is None:
-                upstream = self._upstream[route] = self._upstreams.labels(route)
-            upstream.observe(exchange.upstream_seconds)
+            self._of_upstream(route).observe(exchange.upstream_seconds)
+
+    def _of_upstream(self, route: str) -> Histogram:
+        upstream = self._upstream.get(route)
+        if upstream is None:
+            upstream = self._upstream[route] = self._upstreams.labels(route)
+        return upstream
 
     @override
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
         return ReplayPart(tally=self.series(exchange.route.name, exchange.cache.result, outcome.status).tally)
+
+    @override
+    def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart:
+        route = exchange.route.name
+        series = self.series(route, exchange.cache.result, outcome.status)
+        passed = self._passed.get(series)
+        if passed is None:
+            passed = self._passed[series] = PassedSeries(series, self._of_upstream(route))
+        return PassagePart(tally=passed.tally)
 
     @property
     @override

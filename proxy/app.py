@@ -34,6 +34,7 @@ from proxy.http.message import Request, Response
 from proxy.logs import Logs, log_loop_exception
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.passage import PassagePart, Transcript
 from proxy.pipeline.pipeline import Pipeline
 from proxy.pipeline.plugin import Services
 from proxy.pipeline.replay import ReplayPart
@@ -135,8 +136,7 @@ class Sidecar:
     @property
     def fast_lane(self) -> dict[str, int] | None:
         """See `AdminTarget.fast_lane`."""
-        lane = self._listener.lane if self._listener is not None else None
-        return lane.stats() if lane is not None else None
+        return self._listener.lane_stats() if self._listener is not None else None
 
     def settle(self) -> None:
         """See `AdminTarget.settle`."""
@@ -165,11 +165,16 @@ class Sidecar:
         request_id: str,
         informational: InformationalSender | None = None,
         wants_replay: bool = False,
+        transcript: Transcript | None = None,
     ) -> tuple[Exchange, Response]:
         """See `Application.handle`."""
         pipeline = self._generation.pipeline
         exchange, response = await pipeline.handle(
-            request, request_id=request_id, informational=informational, wants_replay=wants_replay
+            request,
+            request_id=request_id,
+            informational=informational,
+            wants_replay=wants_replay,
+            transcript=transcript,
         )
         exchange.pipeline = pipeline
         return exchange, response
@@ -193,6 +198,17 @@ class Sidecar:
         """See `Application.replay_parts`. A reload may have ended what the answer was made by."""
         pipeline = self._generation.pipeline
         return pipeline.replay_parts(exchange, outcome) if exchange.pipeline is pipeline else None
+
+    def passage_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[PassagePart] | None:
+        """See `Application.passage_parts`. As above of a reload."""
+        pipeline = self._generation.pipeline
+        return pipeline.passage_parts(exchange, outcome) if exchange.pipeline is pipeline else None
+
+    def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
+        """See `Application.abandon`."""
+        pipeline = alike.pipeline
+        assert isinstance(pipeline, Pipeline)
+        pipeline.abandon(alike, request_id, started)
 
     @property
     def heeded_fields(self) -> frozenset[str] | None:

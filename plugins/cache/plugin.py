@@ -22,6 +22,7 @@ from plugins.cache.explain import Explainer
 from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Landed, Passed, Place, Voyage
 from plugins.cache.forms import EntryForms, FormMaker
 from plugins.cache.parts import wanted_part
+from plugins.cache.passing import CachePassages
 from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS, HitTallies, HitTerms, may_replay
 from plugins.cache.serving import aged_headers, respond
 from plugins.cache.settings import CacheSettings
@@ -33,6 +34,7 @@ from proxy.http.names import AUTHORIZATION, IF_MATCH, RANGE
 from proxy.http.problem import problem
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.explanation import Explanation
+from proxy.pipeline.passage import PassagePart
 from proxy.pipeline.plugin import Plugin, Services
 from proxy.pipeline.replay import ReplayPart
 from proxy.policy import reuse
@@ -87,12 +89,14 @@ class Cache(Plugin[CacheSettings]):
             self._status_field = partial(cache_status, key=settings.cache_status_key)
         self._fetcher: Fetcher
         self._forms: FormMaker
+        self._passages: CachePassages
         self._last_tag_purge = 0
 
     @override
     async def start(self) -> None:
         self._fetcher = Fetcher(self.settings, self._options, self.services)
         self._forms = FormMaker(self._store, self.services.tasks)
+        self._passages = CachePassages(self._fetcher, self._store, self._clock, self._account, self._rules.fields)
         self._log.subscribe(self._on_purge)
 
     @override
@@ -113,6 +117,8 @@ class Cache(Plugin[CacheSettings]):
             aside = None if known else Reason.REQUEST_BODY
         if aside is not None:
             exchange.cache = CacheReport(CacheResult.BYPASS, aside, aside.fwd)
+            if aside is Reason.CACHE_OFF:
+                exchange.passage = self._passages.always
             return None
         request = exchange.request = self._guard.without_dropped(request)
         primary = primary_key(request, self._rules)
@@ -271,6 +277,12 @@ class Cache(Plugin[CacheSettings]):
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
         return self._hit_tallies.part(exchange.route.name, exchange.cache)
 
+    @override
+    def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart | None:
+        if outcome.status in ERROR_STATUSES or self.settings.cache_status_clients is not None:
+            return None
+        return self._passages.part(exchange.route.name, exchange.cache)
+
     @property
     @override
     def heeded_fields(self) -> frozenset[str]:
@@ -319,6 +331,8 @@ class Cache(Plugin[CacheSettings]):
         lone = self._why_alone(request, key, place)
         if lone is not None:
             self._alone(exchange, reason if lone is Reason.METHOD_NOT_CACHED else lone, ttl, place.key.primary)
+            if lone is Reason.RECENTLY_UNCACHEABLE and exchange.transcript is not None:
+                exchange.passage = self._passages.past(key, place)
             return None
         flight = self._fetcher.flights.find(key)
         voyage: Voyage | None = None

@@ -12,7 +12,7 @@ type cannot be decided on a 304, which seldom names one: there the fields are dr
 and the stored ones stay.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import structlog
 from multidict import CIMultiDict
@@ -22,10 +22,15 @@ from plugins.cache_control.fields import is_freshness, weakens
 from plugins.cache_control.rules import CompiledRule, compile_fingerprints, compile_rule, keep_stored
 from plugins.cache_control.settings import CacheControlSettings
 from proxy.http.message import Headers, Response, make_headers
-from proxy.pipeline.exchange import Exchange, Stats
+from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
+from proxy.pipeline.passage import NOTHING_TO_DO, PassagePart
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 
 _log = structlog.get_logger("cache_control")
+
+
+_HEEDED: Final = frozenset({"authorization"})
+_CHANGED: Final = ExchangeKey[bool]("cache_control.changed")
 
 
 class CacheControl(Plugin[CacheControlSettings]):
@@ -65,12 +70,22 @@ class CacheControl(Plugin[CacheControlSettings]):
             fits = compiled.fits(request, response)
             if fits is False:
                 continue
+            exchange.put(_CHANGED, True)
             headers = origin.copy() if headers is None else headers
             if fits is None:
                 keep_stored(compiled, origin, headers)
             elif self._apply(compiled, exchange, origin, headers, confirming=response.status == 304):
                 origin = make_headers(headers.items())
         return response if headers is None else response.with_headers(headers)
+
+    @override
+    def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart | None:
+        return None if exchange.take(_CHANGED) else NOTHING_TO_DO
+
+    @property
+    @override
+    def heeded_fields(self) -> frozenset[str]:
+        return _HEEDED
 
     @override
     def stats(self) -> Stats:

@@ -32,6 +32,7 @@ from proxy.http.message import Response
 from proxy.http.names import ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RANGE, UPGRADE
 from proxy.metrics.registry import Counter
 from proxy.pipeline.exchange import DerivedForms, Exchange, ExchangeKey, Outcome, Stats
+from proxy.pipeline.passage import PassagePart
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import ReplayPart
 
@@ -126,6 +127,16 @@ class Compression(Plugin[CompressionSettings]):
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
         coding = exchange.take(self._counted)
         return None if coding is None else ReplayPart(tally=self._count_replays[coding])
+
+    @override
+    def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart | None:
+        wish, coding = exchange.take(self._wish), exchange.take(self._counted)
+        if wish is None or (coding is not None and wish.coding is not None and not wish.as_is):
+            return None  # whether a body gets smaller is its own affair
+        tally = None if coding is None else self._count_replays[coding]
+        if outcome.bytes_sent < self._min_bytes:
+            return PassagePart(tally=tally, most_bytes=self._min_bytes - 1)
+        return PassagePart(tally=tally, least_bytes=self._min_bytes)
 
     @property
     @override

@@ -64,8 +64,9 @@ class PipelineStats(BaseModel):
 
     plugins: list[PluginStats]
     fast_lane: dict[str, int] | None = Field(
-        description="Answers kept ready to be given again: how many, what they weigh in bytes, and how many requests "
-        "they have answered. Null: none are kept."
+        description="What goes past the pipeline. Answers kept ready to be given again: how many, what they weigh in "
+        "bytes, and how many requests they have answered. Known ways to the upstream: how many, and how many requests "
+        "went such a way. Null: everything goes through the pipeline."
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from proxy.errors import ProxyError
 from proxy.http.channel import Tunnel
 from proxy.http.message import Headers, Request, Response
+from proxy.pipeline.passage import PassageTerms, Transcript
 from proxy.pipeline.replay import ReplayTerms
 from proxy.pipeline.routes import Route
 from proxy.policy.reasons import Reason
@@ -126,6 +127,8 @@ class Exchange:
         reached: how many plugins' turns came.
         wants_replay: the server would keep the answer, to give it again; see `proxy.pipeline.replay`.
         replay: set by the plugin that answers: under which terms that may be done; None: it may not.
+        passage: set by the cache: how long requests like this one go past it; None: it has to see them.
+        transcript: what goes to the upstream and comes back, if somebody wants to know it to the letter.
         pipeline: the pipeline that it goes through; a reload may have put another in its place meanwhile.
         notes: what plugins want in the log line of this exchange.
     """
@@ -147,6 +150,8 @@ class Exchange:
     reached: int = 0
     wants_replay: bool = False
     replay: ReplayTerms | None = None
+    passage: PassageTerms | None = None
+    transcript: Transcript | None = None
     pipeline: object = None
     notes: dict[str, object] = field(default_factory=dict)
     _state: dict[ExchangeKey[Any], Any] = field(default_factory=dict, repr=False)

@@ -23,6 +23,7 @@ from proxy.http.message import Request, Response
 from proxy.http.problem import error_response
 from proxy.metrics.registry import Counter, Family, Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.passage import PassagePart, Transcript
 from proxy.pipeline.plugin import HOOKS, Plugin, Replay
 from proxy.pipeline.replay import ReplayPart
 from proxy.pipeline.routes import Route, RouteTable
@@ -36,6 +37,7 @@ ResponseHook: TypeAlias = Callable[[Exchange, Response], Awaitable[Response]]
 ErrorHook: TypeAlias = Callable[[Exchange, UpstreamError], Awaitable[Response | None]]
 CompleteHook: TypeAlias = Callable[[Exchange, Outcome], None]
 ReplayHook: TypeAlias = Callable[[Exchange, Outcome], ReplayPart | None]
+PassageHook: TypeAlias = Callable[[Exchange, Outcome], PassagePart | None]
 
 UPSTREAM: Final = "upstream"
 
@@ -51,8 +53,17 @@ class Upstream(Protocol):
         """
         ...
 
-    async def send(self, request: Request, *, informational: InformationalSender | None = None) -> Response:
+    async def send(
+        self,
+        request: Request,
+        *,
+        informational: InformationalSender | None = None,
+        transcript: Transcript | None = None,
+    ) -> Response:
         """Send `request` and return the response as soon as its head is here.
+
+        Args:
+            transcript: to be filled in; or of this very request, which is under way already.
 
         Raises:
             UpstreamError: there is no response.
@@ -76,6 +87,7 @@ class Step:
     on_error: ErrorHook | None
     on_complete: CompleteHook | None
     on_replay: ReplayHook | None
+    on_passage: PassageHook | None
 
 
 class Chain:
@@ -123,10 +135,14 @@ class Chain:
     async def _ask_upstream(self, exchange: Exchange) -> Response:
         exchange.tail = None
         exchange.answered_by = UPSTREAM
-        began = self._clock.monotonic()
+        transcript = exchange.transcript
+        under_way = transcript is not None and transcript.begun is not None
+        began = transcript.began if transcript is not None and under_way else self._clock.monotonic()
         try:
             if not exchange.switch_to:
-                return await self._upstream.send(exchange.request, informational=exchange.informational)
+                return await self._upstream.send(
+                    exchange.request, informational=exchange.informational, transcript=exchange.transcript
+                )
             answer = await self._upstream.open_tunnel(exchange.request, protocol=exchange.switch_to)
             if isinstance(answer, Response):
                 return answer
@@ -209,6 +225,28 @@ class Chain:
                 return None
             if part is not None:
                 parts.append(part)
+        return parts
+
+    @property
+    def knows_passages(self) -> bool:
+        """Whether no plugin has to see each request that goes on to the upstream."""
+        return all(step.on_passage is not None and step.plugin.heeded_fields is not None for step in self.steps)
+
+    def passage_parts(self, exchange: Exchange, outcome: Outcome) -> list[PassagePart] | None:
+        """See `Pipeline.passage_parts`."""
+        parts: list[PassagePart] = []
+        if not self.knows_passages:
+            return None
+        for step in self.steps:
+            assert step.on_passage is not None
+            try:
+                part = step.on_passage(exchange, outcome)
+            except Exception as error:  # noqa: BLE001 — the answer is on its way already; the next go as this one did
+                self._failed(step, "on_passage", error)
+                return None
+            if part is None:
+                return None
+            parts.append(part)
         return parts
 
     def _failed(self, step: Step, hook: str, error: Exception) -> PluginError:
@@ -310,11 +348,12 @@ class Pipeline:
         request_id: str,
         informational: InformationalSender | None = None,
         wants_replay: bool = False,
+        transcript: Transcript | None = None,
     ) -> tuple[Exchange, Response]:
         """Answer `request`; an error is answered with its problem document. `complete` is owed for the exchange.
 
         Args:
-            wants_replay: see `Exchange`.
+            wants_replay, transcript: see `Exchange`.
 
         Raises:
             asyncio.CancelledError: the client left; the exchange has been completed.
@@ -322,6 +361,7 @@ class Pipeline:
         exchange = self._begin(request, request_id)
         exchange.informational = informational
         exchange.wants_replay = wants_replay
+        exchange.transcript = transcript
         return exchange, await self._answer(exchange)
 
     async def open_tunnel(
@@ -373,6 +413,23 @@ class Pipeline:
             return None
         return self.chains[exchange.route.name].replay_parts(exchange, outcome)
 
+    def passage_parts(self, exchange: Exchange, outcome: Outcome) -> list[PassagePart] | None:
+        """What the plugins do when a request goes the way of `exchange`; None: one of them has to see each."""
+        if exchange.passage is None:
+            return None
+        return self.chains[exchange.route.name].passage_parts(exchange, outcome)
+
+    def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
+        """Take note of an exchange like `alike` whose client left before there was a response.
+
+        Args:
+            started: monotonic seconds.
+        """
+        self.in_flight += 1
+        exchange = Exchange(alike.request, alike.route, request_id, started, cache=alike.cache, reached=alike.reached)
+        elapsed = self._clock.monotonic() - started
+        self.complete(exchange, Outcome(status=499, bytes_sent=0, duration=elapsed, aborted=True))
+
     @property
     def heeded_fields(self) -> frozenset[str] | None:
         """The request fields that answers given again depend on, in lower case; None: all of them."""
@@ -382,6 +439,9 @@ class Pipeline:
             if fields is None:
                 return None
             heeded |= fields
+        for chain in self.chains.values():
+            if chain.knows_passages:
+                heeded.update(*(step.plugin.heeded_fields or () for step in chain.steps))
         return frozenset(heeded)
 
     def _replayed(self) -> list[AnyPlugin]:

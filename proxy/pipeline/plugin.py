@@ -17,6 +17,7 @@ from proxy.errors import UpstreamError
 from proxy.http.message import Response
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, Outcome, Stats
+from proxy.pipeline.passage import PassagePart
 from proxy.pipeline.replay import ReplayPart
 from proxy.tasks import Tasks
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from proxy.storage.invalidation_log import InvalidationLog
     from proxy.storage.tiered import TieredStore
 
-HOOKS: Final = ("on_request", "on_response", "on_error", "on_complete", "on_replay")
+HOOKS: Final = ("on_request", "on_response", "on_error", "on_complete", "on_replay", "on_passage")
 
 
 class PluginSettings(BaseModel):
@@ -127,6 +128,21 @@ class Plugin(Generic[S]):
 
         Returns:
             None when nothing is to be done, or asked.
+        """
+        raise NotImplementedError
+
+    def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart | None:
+        """Requests like that of `exchange`, which is over, are to go to the upstream and back without this plugin: say
+        what is to be done each time. A plugin without this hook lets none go.
+
+        Such requests are equal but for fields that no plugin heeds, and such responses but for the values of
+        `proxy.pipeline.passage.OWN_FIELDS` and for their bodies.
+
+        Args:
+            outcome: how it ended; each of them ends so, but for its duration.
+
+        Returns:
+            None: this plugin must see each of them.
         """
         raise NotImplementedError
 

@@ -6,6 +6,7 @@ from typing import Protocol
 from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.passage import PassagePart, Transcript
 from proxy.pipeline.replay import ReplayPart
 
 
@@ -19,11 +20,12 @@ class Application(Protocol):
         request_id: str,
         informational: InformationalSender | None = None,
         wants_replay: bool = False,
+        transcript: Transcript | None = None,
     ) -> tuple[Exchange, Response]:
         """Answer `request`; errors are answers too. `complete` is owed for the exchange.
 
         Args:
-            wants_replay: see `Exchange`.
+            wants_replay, transcript: see `Exchange`.
 
         Raises:
             asyncio.CancelledError: the client left; the exchange has been completed.
@@ -44,6 +46,18 @@ class Application(Protocol):
 
     def replay_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[ReplayPart] | None:
         """What is to be done when the answer to `exchange` is given again; None: that may not be."""
+        ...
+
+    def passage_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[PassagePart] | None:
+        """What is to be done when a request goes the way of `exchange` again; None: that may not be."""
+        ...
+
+    def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
+        """Take note of an exchange like `alike` whose client left before there was a response.
+
+        Args:
+            started: monotonic seconds.
+        """
         ...
 
     @property

@@ -10,6 +10,7 @@ from proxy.errors import ProxyError
 from proxy.server.fast_lane import FastLane
 from proxy.server.forwarding import peer_address
 from proxy.server.heads import Caller
+from proxy.server.passages import Passages
 from proxy.server.protocol import Connection
 from proxy.server.raw import RawRequest
 from proxy.server.refusals import TooManyConnectionsError
@@ -25,6 +26,7 @@ class ProxyServer(web.Server):
         refuse: the wire bytes of the problem document for what never became a request; the connection closes.
         lane: answers what it can before it is parsed; None: everything is parsed.
         caller: what the lane is to know of a peer, by its address.
+        passages: the ways to the upstream that are known.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class ProxyServer(web.Server):
         refuse: Callable[[ProxyError], bytes],
         lane: FastLane | None = None,
         caller: Callable[[str], Caller] | None = None,
+        passages: Passages | None = None,
     ) -> None:
         super().__init__(_unasked, handler_cancellation=True)
         self.answer = handler
         self.refuse = refuse
         self.lane = lane if caller is not None else None
         self._caller = caller
+        self.passages = passages
         self.draining = False
         self._settings = settings
         self.clients: set[Connection] = set()
@@ -83,6 +87,8 @@ class ProxyServer(web.Server):
     def close_idle(self) -> None:
         """Close the connections that wait for a request, and let no connection outlive the request it has in hand."""
         self.draining = True
+        if self.passages is not None:
+            self.passages.hand_over()
         for connection in list(self.clients):
             connection.leave_lane()
             if connection.idle:

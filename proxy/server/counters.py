@@ -1,10 +1,14 @@
 """What the server counts."""
 
 from proxy.metrics.registry import Registry
+from proxy.server.passages import Passages
 
 
 class ServerCounters:
     """Counters and gauges of one listener.
+
+    Args:
+        passages: on which requests are answered, too.
 
     Attributes:
         in_flight: requests being answered.
@@ -13,7 +17,7 @@ class ServerCounters:
 
     __slots__ = ("_aborted", "_refused", "_tunnel_bytes", "_tunnels", "in_flight", "open_tunnels")
 
-    def __init__(self, metrics: Registry) -> None:
+    def __init__(self, metrics: Registry, passages: Passages | None) -> None:
         self.in_flight = 0
         self.open_tunnels = 0
         self._refused = metrics.counter(
@@ -26,7 +30,11 @@ class ServerCounters:
         self._tunnel_bytes = metrics.counter(
             "sidecache_server_tunnel_bytes", "Bytes moved through tunnels that have ended", ("direction",)
         )
-        metrics.gauge("sidecache_server_requests_in_flight", "Requests being answered", lambda: self.in_flight)
+
+        def in_flight() -> int:
+            return self.in_flight + (len(passages.under_way) if passages is not None else 0)
+
+        metrics.gauge("sidecache_server_requests_in_flight", "Requests being answered", in_flight)
         metrics.gauge("sidecache_server_open_tunnels", "Tunnels that are open", lambda: self.open_tunnels)
 
     def refused(self, status: int) -> None:

@@ -37,6 +37,11 @@ _EMPTY_LINE: Final = b"\r\n\r\n"
 _ONCE_ONLY: Final = b"\r\nuser-agent:"  # the one field of PASSED_OVER that aiohttp's parser refuses to see twice
 
 
+def is_one_agent(head: bytes, left_out: int) -> bool:
+    """Whether the parser accepts the lines of `head` that nobody heeds, `left_out` of them, together."""
+    return left_out <= 1 or head.lower().count(_ONCE_ONLY) <= 1
+
+
 class FastLane:
     """The replies of one listener.
 
@@ -137,9 +142,7 @@ class FastLane:
         ledger = reply.ledger
         durations = ledger.durations
         if not durations:
-            if not self._unsettled and self.on_unsettled is not None:
-                self.on_unsettled()
-            self._unsettled.append(ledger)
+            self._open(ledger)
         durations.append(duration)
         ledger.bytes_sent += reply.body_bytes
         for journal, subject in reply.journals:
@@ -157,6 +160,18 @@ class FastLane:
             self._make_room(reply)
         return True
 
+    def note(self, ledger: Ledger, seconds: float, bytes_sent: int) -> None:
+        """Take note of an answer that was given past the pipeline, and was none of the replies here."""
+        if not ledger.durations:
+            self._open(ledger)
+        ledger.durations.append(seconds)
+        ledger.bytes_sent += bytes_sent
+
+    def _open(self, ledger: Ledger) -> None:
+        if not self._unsettled and self.on_unsettled is not None:
+            self.on_unsettled()
+        self._unsettled.append(ledger)
+
     def settle(self) -> None:
         """Tell the plugins of all replays: soon after `on_unsettled`, and before what they count is read."""
         unsettled, self._unsettled = self._unsettled, []
@@ -172,7 +187,7 @@ class FastLane:
         if left_out > MAX_FIELDS_LEFT_OUT:
             return None
         reply = replies.get(rest)
-        if reply is None or (left_out > 1 and head.lower().count(_ONCE_ONLY) > 1):
+        if reply is None or not is_one_agent(head, left_out):
             return None
         if caller.head != head:
             caller.exact_misses += 1
@@ -183,6 +198,23 @@ class FastLane:
             self._add_key(replies, head, reply)
             self._make_room(reply)
         return reply
+
+    def heeded(self, head: bytes) -> tuple[bytes, int] | None:
+        """What is left of `head` without the lines that nobody heeds, and how many these are; None: it is no head that
+        anything is known about.
+        """
+        if len(head) > self._max_head_bytes:
+            return None
+        whole, rest, left_out = self._cut
+        if whole is not head:
+            rest, left_out = head, 0
+            if self._canonical is not None:
+                rest, left_out = self._canonical.subn(b"", head)
+        return (rest, left_out) if left_out <= MAX_FIELDS_LEFT_OUT and is_one_agent(head, left_out) else None
+
+    def unheeded(self, head: bytes) -> list[bytes]:
+        """The lines of `head` that nobody heeds, each with the line end before it."""
+        return self._canonical.findall(head) if self._canonical is not None else []
 
     def wants(self, head: bytes) -> bytes:
         """The key under which the answer to this head is to be kept; empty: it is not.

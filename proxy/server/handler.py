@@ -20,11 +20,14 @@ from proxy.http.channel import Tunnel
 from proxy.http.message import Headers, Request, Response
 from proxy.http.problem import error_response
 from proxy.metrics.registry import Registry
+from proxy.pipeline.passage import Transcript
 from proxy.server.application import Application
 from proxy.server.counters import ServerCounters
+from proxy.server.crossing import Crossing
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller
 from proxy.server.inbound import RequestBody, RequestReader, wanted_protocol
+from proxy.server.passages import Passages
 from proxy.server.protocol import ClientGoneError, Connection
 from proxy.server.raw import RawRequest
 from proxy.server.reply import Reply, ReplyTools
@@ -95,8 +98,8 @@ class Handler:
         self._clock = clock
         self._reader = RequestReader(settings, RequestIds())
         self._writer = ResponseWriter(clock, settings.name)
-        self._counters = ServerCounters(metrics)
         self.lane: FastLane | None = None
+        self.passages: Passages | None = None
         if settings.fast_lane_max_bytes:
             self.lane = FastLane(
                 clock,
@@ -105,7 +108,15 @@ class Handler:
                 max_field_bytes=settings.max_field_bytes,
             )
             self.lane.reset(application.heeded_fields)
-        self._tools = ReplyTools(application, settings, clock, self._writer, self._counters, self.lane)
+            self.passages = Passages(
+                self.lane,
+                clock,
+                self._reader.forwarding,
+                self._abandon,
+                max_bytes=settings.fast_lane_max_bytes,
+            )
+        self._counters = ServerCounters(metrics, self.passages)
+        self._tools = ReplyTools(application, settings, clock, self._writer, self._counters, self.lane, self.passages)
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -118,6 +129,10 @@ class Handler:
             find_client=forwarding.client,
             make_id=self._reader.request_id,
         )
+
+    def _abandon(self, crossing: Crossing) -> None:
+        self._counters.aborted(by_client=True)
+        self._application.abandon(crossing.passage.alike, crossing.request_id, crossing.began)
 
     async def wait_until_quiet(self) -> None:
         """Wait until no request is in flight."""
@@ -159,8 +174,13 @@ class Handler:
         """Answer `raw`; whether the connection can go on."""
         received = self._clock.monotonic()
         reply_key, connection.reply_key = connection.reply_key, b""
+        transcript, request_id = connection.transcript, ""
+        if transcript is not None:
+            received, request_id = transcript.began, transcript.request_id
+        elif reply_key and self.passages is not None:
+            transcript = Transcript()
         try:
-            request, request_id = self._reader.read(raw, connection.send)
+            request, request_id = self._reader.read(raw, connection.send, request_id)
         except ClientError as error:
             return await self._send_refusal(raw, connection, self._refusal(error))
         try:
@@ -171,7 +191,11 @@ class Handler:
                 if request.body != b"" or "Expect" in request.headers:
                     reply_key = b""
                 exchange, answer = await self._application.handle(
-                    request, request_id=request_id, informational=informational, wants_replay=bool(reply_key)
+                    request,
+                    request_id=request_id,
+                    informational=informational,
+                    wants_replay=bool(reply_key),
+                    transcript=transcript,
                 )
             else:
                 exchange, answer = await self._application.open_tunnel(
@@ -189,6 +213,8 @@ class Handler:
             _log.error("application failed", request_id=request_id, exc_info=error)
             return await self._send_refusal(raw, connection, error_response(ProxyError("internal error")))
         finally:
+            if transcript is not None:
+                transcript.drop()
             await close_body(request.body)
 
     async def _send_refusal(self, raw: RawRequest, connection: Connection, response: Response) -> bool:

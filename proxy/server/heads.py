@@ -24,7 +24,7 @@ class Caller:
         make_id: the request id by the value of `X-Request-ID`, if one came from a trusted peer.
     """
 
-    __slots__ = ("_find_client", "_make_id", "_peer", "exact_misses", "head", "trusted")
+    __slots__ = ("_find_client", "_make_id", "exact_misses", "head", "peer", "trusted")
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Caller:
         find_client: Callable[[str, ReadField], str],
         make_id: Callable[[str], str],
     ) -> None:
-        self._peer = peer
+        self.peer = peer
         self._find_client = find_client
         self._make_id = make_id
         self.trusted = trusted
@@ -44,7 +44,7 @@ class Caller:
     @property
     def client(self) -> str:
         """See `Arrival.client`."""
-        return self._find_client(self._peer, self.field) if self.trusted else self._peer
+        return self._find_client(self.peer, self.field) if self.trusted else self.peer
 
     @property
     def id(self) -> str:
@@ -82,6 +82,11 @@ def lines_of(names: Sequence[str]) -> re.Pattern[bytes]:
     control character in the value, and no line after it that goes on with it.
     """
     return re.compile(rb"\r\n" + _any_of(names) + rb":" + _ANY_VALUE + rb"(?=\r\n[^\t ])")
+
+
+def values_of(names: Sequence[str]) -> re.Pattern[bytes]:
+    """Splits a head at the values of these fields, each behind a group with the line's beginning."""
+    return re.compile(rb"(\r\n" + _any_of(names) + rb":[\t ]*)(" + _ANY_VALUE + rb")(?=\r\n[^\t ])")
 
 
 def _any_of(names: Sequence[str]) -> bytes:

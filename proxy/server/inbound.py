@@ -139,11 +139,12 @@ class RequestReader:
         self._make_id = make_id
         self.forwarding = Forwarding(settings.trusted_proxies, settings.trusted_fields)
 
-    def read(self, raw: RawRequest, send: Callable[[bytes], None]) -> tuple[Request, str]:
+    def read(self, raw: RawRequest, send: Callable[[bytes], None], known_id: str = "") -> tuple[Request, str]:
         """The request, and its id.
 
         Args:
             send: writes to the client, for `100 Continue`.
+            known_id: that it has been given already.
 
         Raises:
             ClientError: the request cannot be served.
@@ -166,7 +167,7 @@ class RequestReader:
         headers["Host"] = host
         origin = self.forwarding.apply(headers, peer=peer, scheme=scheme, host=host)
         headers["Via"] = via(raw.headers, version, self._settings.name)
-        request_id = self.request_id(headers.get("X-Request-ID", "") if trusted else "")
+        request_id = known_id or self.request_id(headers.get("X-Request-ID", "") if trusted else "")
         headers["X-Request-ID"] = request_id
         body = self._body(raw, version, send)
         if "Expect" in headers and not (isinstance(body, RequestBody) and body.held_back):

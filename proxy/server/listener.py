@@ -53,6 +53,7 @@ class Listener:
             refuse=self._handler.refuse,
             lane=self._handler.lane,
             caller=self._handler.caller,
+            passages=self._handler.passages,
         )
         self._accepting: list[asyncio.Server] = []  # the first with the sockets, others with duplicates of them
         self._own_path = bool(settings.listen.path)
@@ -62,11 +63,23 @@ class Listener:
             metrics.gauge("sidecache_fast_lane_replies", "Answers kept ready to be sent", lambda: len(lane))
             metrics.gauge("sidecache_fast_lane_bytes", "What they weigh", lambda: lane.bytes)
             metrics.total("sidecache_fast_lane_hits", "Requests answered by one of them", lambda: lane.hits)
+        if (passages := self._handler.passages) is not None:
+            metrics.gauge("sidecache_fast_lane_passages", "Known ways to the upstream", lambda: len(passages))
+            metrics.total("sidecache_fast_lane_passed", "Requests that went such a way", lambda: passages.crossed)
 
     @property
     def lane(self) -> FastLane | None:
         """The answers kept ready to be sent; None: none are kept."""
         return self._handler.lane
+
+    def lane_stats(self) -> dict[str, int] | None:
+        """What goes past the pipeline: kept answers and their hits, known ways to the upstream and what went there.
+        None: nothing does.
+        """
+        lane, passages = self._handler.lane, self._handler.passages
+        if lane is None or passages is None:
+            return None
+        return {**lane.stats(), "passages": len(passages), "passed": passages.crossed}
 
     def connection(self) -> Connection:
         """What serves a client that connects in another way than by the address."""
@@ -123,6 +136,8 @@ class Listener:
         """The application's answers are others from now on: what was kept of them is void."""
         if self.lane is not None:
             self.lane.reset(self._application.heeded_fields)
+            if self._handler.passages is not None:
+                self._handler.passages.reset()
             self._protocols.forget_reply_keys()
 
     def settle(self) -> None:

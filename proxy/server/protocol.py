@@ -25,10 +25,13 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from typing_extensions import override
 
+from proxy.pipeline.passage import Transcript
+from proxy.server.crossing import Crossing
 from proxy.server.deadline import Deadline
 from proxy.server.edges import NOWHERE, MessageEdges
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller
+from proxy.server.kept_reply import Wire
 from proxy.server.raw import RawRequest
 from proxy.server.refusals import RequestTimeoutError, of_parser
 from proxy.server.settings import ServerSettings
@@ -74,9 +77,9 @@ class Connection(web.RequestHandler):
     """One client's connection."""
 
     __slots__ = (
-        "_at_boundary", "_closing_buffer", "_content", "_deadline", "_discarding", "_edges", "_finished", "_gone",
-        "_head_started", "_lane", "_last_request", "_server", "_settings", "_socket_transport", "_writable", "caller",
-        "reply_key",
+        "_at_boundary", "_closing_buffer", "_content", "_crossing", "_deadline", "_discarding", "_edges", "_finished",
+        "_gone", "_head_started", "_lane", "_last_request", "_server", "_settings", "_socket_transport", "_writable",
+        "caller", "reply_key", "transcript",
     )  # fmt: skip
 
     def __init__(self, server: "ProxyServer", loop: asyncio.AbstractEventLoop, settings: ServerSettings) -> None:
@@ -113,11 +116,13 @@ class Connection(web.RequestHandler):
         # For the request in hand.
         self._content: StreamReader = EMPTY_PAYLOAD
         self.reply_key = b""  # if the fast lane wants its answer
+        self._crossing: Crossing | None = None
+        self.transcript: Transcript | None = None  # if it is under way to the upstream already
 
     @property
     def resting(self) -> bool:
         """Whether every request that was received has been answered."""
-        return self._request_count == self._finished
+        return self._request_count == self._finished and self._crossing is None
 
     @property
     def idle(self) -> bool:
@@ -144,6 +149,10 @@ class Connection(web.RequestHandler):
     @override
     def connection_lost(self, exc: BaseException | None) -> None:
         self._deadline.end()
+        if self._crossing is not None:
+            self._crossing.give_up()
+            self._crossing = None
+        self._drop_transcript()
         for waiter in (self._writable, self._gone):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -154,6 +163,8 @@ class Connection(web.RequestHandler):
 
     @override
     def data_received(self, data: bytes) -> None:
+        if self._crossing is not None:
+            self._crossing.hand_over()
         # The boundary rule. What comes now begins a message only if the parser has been fed nothing yet, or was last
         # fed the end of a head without a body; and if nothing is under way, waiting, or held back.
         if self._at_boundary and self._request_count == self._finished and not self._head_started:
@@ -171,7 +182,13 @@ class Connection(web.RequestHandler):
             return False
         wire = lane.answer(data, caller)
         if wire is None:
+            if self._server.passages is not None:
+                self._crossing = self._server.passages.begin(data, caller, self)
+                if self._crossing is not None:
+                    self._deadline.at = inf
+                    return True
             self.reply_key = lane.wants(data)
+            caller.head = data
             return False
         if isinstance(wire, bytes):
             transport.write(wire)
@@ -182,6 +199,32 @@ class Connection(web.RequestHandler):
         # The timer that runs may be early: it then sets itself anew.
         self._deadline.at = self._loop.time() + self._settings.keep_alive_timeout_seconds
         return True
+
+    def crossed(self, wire: Wire) -> None:
+        """The request that went a known way is answered."""
+        self._crossing = None
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if isinstance(wire, bytes):
+            transport.write(wire)
+        else:
+            transport.writelines(wire)
+        self._deadline.set(self._settings.keep_alive_timeout_seconds)
+
+    def taken_over(self, crossing: Crossing, transcript: Transcript) -> None:
+        """The pipeline is to go on with the request that went a known way."""
+        self._crossing = None
+        self.transcript = transcript
+        self.reply_key = crossing.passage.key
+        if self.caller is not None:
+            self.caller.head = crossing.head
+        self._parse(crossing.head)
+
+    def _drop_transcript(self) -> None:
+        transcript, self.transcript = self.transcript, None
+        if transcript is not None:
+            transcript.drop()
 
     def leave_lane(self) -> None:
         """The fast lane answers nothing more here: its answers say nothing of a close."""
@@ -372,6 +415,7 @@ class Connection(web.RequestHandler):
     def finish(self, *, keep_alive: bool) -> None:
         """The request in hand has been answered. Owed once for each request, whatever became of it."""
         self._finished += 1
+        self._drop_transcript()
         if not keep_alive:
             self.leave_lane()
             self._arm_close()

@@ -16,6 +16,7 @@ from proxy.server.application import Application
 from proxy.server.counters import ServerCounters
 from proxy.server.fast_lane import FastLane
 from proxy.server.inbound import RequestBody, discard
+from proxy.server.passages import Passages
 from proxy.server.protocol import ClientGoneError, Connection
 from proxy.server.raw import RawRequest
 from proxy.server.settings import ServerSettings
@@ -38,6 +39,7 @@ class ReplyTools:
     writer: ResponseWriter
     counters: ServerCounters
     lane: FastLane | None
+    passages: Passages | None
 
 
 def may_keep_alive(raw: RawRequest, connection: Connection, body: Body, max_unread_bytes: int) -> bool:
@@ -150,7 +152,13 @@ class Reply:
     def _keep(self, response: Response, frame: Frame, outcome: Outcome) -> None:
         """Have the fast lane give this answer again, if the pipeline allows that."""
         tools, exchange, caller = self._tools, self._exchange, self._connection.caller
-        if tools.lane is None or caller is None or exchange.replay is None or not isinstance(response.body, bytes):
+        if tools.lane is None or caller is None or not isinstance(response.body, bytes):
+            return
+        if exchange.passage is not None and tools.passages is not None and frame.framing is Framing.LENGTH:
+            steps = tools.application.passage_parts(exchange, outcome)
+            if steps is not None:
+                tools.passages.learn(self._key, caller, exchange, steps, (frame.head, response.body))
+        if exchange.replay is None:
             return
         parts = tools.application.replay_parts(exchange, outcome)
         if parts is not None:

@@ -13,7 +13,7 @@ import contextlib
 import math
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -199,6 +199,15 @@ class Circuit:
             if not self._storage.counter:
                 return  # nothing to reset: the common case, without pybreaker's lock and listeners
         self._breaker.call(_succeed)
+
+    def is_untroubled(self) -> bool:
+        """Whether it is closed, and the last call went well: calls then need no permit, if somebody tallies them."""
+        return self.state is _CLOSED and not self._storage.counter
+
+    def tally(self, durations: Sequence[float], _bytes_sent: int) -> None:
+        """So many calls went well that had no permit."""
+        if self.state is _CLOSED:
+            self._window.record(False, len(durations))
 
     def fail(self, permit: Permit) -> None:
         """The call failed."""

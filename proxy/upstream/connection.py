@@ -16,6 +16,7 @@ from typing_extensions import override
 from proxy.clock import Clock
 from proxy.errors import ProxyError, UpstreamError, UpstreamIncompleteError, UpstreamTimeoutError
 from proxy.http.channel import Channel
+from proxy.pipeline.passage import Tap
 from proxy.upstream.fields import response_fields
 from proxy.upstream.waiting import Signal
 
@@ -64,6 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
         busy: a request is under way, or its response.
         response: its final head, once that is here.
         sending: the task that sends the request's body, if that did not go out with its head.
+        tap: hears what arrives, before the parser; for one request.
         upgraded: what arrives is another protocol's.
         wrote: a byte of the request may have reached the upstream.
         writing_paused: the upstream is slow to take what was sent.
@@ -73,7 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_bodiless_bytes", "_changed", "_chunks", "_closed", "_complete", "_drained", "_error", "_held",
         "_idle_timeout", "_informational", "_keep_alive", "_max_head_bytes", "_names", "_overrun", "_parser",
         "_parser_spent", "_paused", "_reason", "_values", "_without_body", "born", "busy", "idle_since", "requests",
-        "response", "sending", "transport", "upgraded", "writing_paused", "wrote",
+        "response", "sending", "tap", "transport", "upgraded", "writing_paused", "wrote",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, max_head_bytes: int, idle_timeout_seconds: float) -> None:
@@ -97,6 +99,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._without_body = False
         self.response: ResponseHead | None = None
         self.sending: asyncio.Task[ProxyError | None] | None = None
+        self.tap: Tap | None = None
         self.wrote = False
         # Per response: on a connection that is used again, as they were.
         self._chunks: list[bytes] = []
@@ -119,6 +122,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.tap is not None:
+            self.tap.lost()  # who may have kept from the parser what came
         self._closed = True
         if self.busy and not self._complete and self._error is None:
             self._ended(exc)
@@ -145,6 +150,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        if self.tap is not None and self.tap.arrived(data):
+            return
         if self.upgraded:
             self._take(data)
             self._changed.give()
@@ -293,6 +300,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.requests += 1
         self.wrote = False
         self.sending = None
+        self.tap = None
         self.response = None
         self._keep_alive = self._complete = False
         self._bodiless_bytes = 0

@@ -22,6 +22,7 @@ from proxy.http.message import Request, Response, from_wire, make_headers
 from proxy.http.names import ANSWERED_BY_304
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import InformationalSender
+from proxy.pipeline.passage import PATIENCE_SECONDS, Carrier, Tap, Transcript
 from proxy.tasks import Tasks
 from proxy.upstream.connection import ConnectionClosedError, ResponseHead, UpstreamChannel, UpstreamConnection
 from proxy.upstream.dial import Dialler
@@ -76,6 +77,7 @@ class UpstreamPool:
 
     Attributes:
         health: what the requests tell about the upstream.
+        patience_seconds: see `Line`.
     """
 
     def __init__(self, settings: UpstreamSettings, clock: Clock, metrics: Registry, tasks: Tasks) -> None:
@@ -87,6 +89,7 @@ class UpstreamPool:
         self._sender = Sender(settings)
         # Read for each request; an attribute of a pydantic model takes its time.
         self._first_byte_timeout = settings.first_byte_timeout_seconds
+        self.patience_seconds = min(PATIENCE_SECONDS, settings.first_byte_timeout_seconds)
         self._idle_seconds = settings.keep_alive_seconds
         self._idle_seconds_if_unsafe = min(settings.keep_alive_seconds, settings.fresh_for_unsafe_seconds)
         self._max_age_seconds = settings.max_connection_age_seconds
@@ -182,17 +185,26 @@ class UpstreamPool:
 
     # Sending.
 
-    async def send(self, request: Request, *, informational: InformationalSender | None = None) -> Response:
+    async def send(
+        self,
+        request: Request,
+        *,
+        informational: InformationalSender | None = None,
+        transcript: Transcript | None = None,
+    ) -> Response:
         """See `pipeline.Upstream.send`.
 
         Raises:
             UpstreamError: there is no response.
             ClientError: the client's body could not be read to its end.
         """
-        self._requests.value += 1
         began = self._monotonic()
+        if transcript is not None and transcript.begun is not None:
+            began = transcript.began
+        else:
+            self._requests.value += 1
         try:
-            connection, head = await self._ask(request, informational, "")
+            connection, head = await self._ask(request, informational, "", transcript)
         except UpstreamError as error:
             self._note_failure(error)
             raise
@@ -201,6 +213,8 @@ class UpstreamPool:
             self._drop(connection)
             raise UpstreamError("the upstream switched protocols without being asked")
         response = self._response(connection, head, without_body=request.method == "HEAD")
+        if transcript is not None:
+            transcript.reusable = not connection.busy
         if (
             head.status == 304
             and request.method in _READING
@@ -240,7 +254,11 @@ class UpstreamPool:
             self.health.failed(error.detail, reached=not isinstance(error, UpstreamConnectError))
 
     async def _ask(
-        self, request: Request, informational: InformationalSender | None, protocol: str
+        self,
+        request: Request,
+        informational: InformationalSender | None,
+        protocol: str,
+        transcript: Transcript | None = None,
     ) -> tuple[UpstreamConnection, ResponseHead]:
         """Send `request`, on another connection if a reused one turns out to be closed and that is safe."""
         body, bodiless = request.body, request.method == "HEAD"
@@ -252,16 +270,26 @@ class UpstreamPool:
             if len(body) <= WITH_HEAD_BYTES:
                 wire = head + body if body else head
         while True:
-            connection = self._take_idle(safe=safe) or await self._acquire(safe=safe)
-            reused = connection.requests > 0
-            connection.begin(without_body=bodiless)
+            begun = self._take_over(transcript, wire) if transcript is not None and transcript.begun else None
+            if begun is None:
+                connection = self._take_idle(safe=safe) or await self._acquire(safe=safe)
+                reused = connection.requests > 0
+                connection.begin(without_body=bodiless)
+            else:
+                connection, reused = begun, True
             try:
                 if wire is None:
                     return connection, await sender.converse(connection, request, head, informational, self._tasks)
-                connection.send(wire)
-                if connection.writing_paused:
-                    await connection.drain()
-                answer = await connection.head(self._first_byte_timeout)
+                timeout = self._first_byte_timeout
+                if begun is None:
+                    if transcript is not None:
+                        self._write_down(transcript, connection, wire)
+                    connection.send(wire)
+                    if connection.writing_paused:
+                        await connection.drain()
+                elif transcript is not None:
+                    timeout = max(0.0, timeout - (self._monotonic() - transcript.began))
+                answer = await connection.head(timeout)
                 if answer.status >= 200 or answer.status == 101:
                     return connection, answer
                 return connection, await sender.final_head(connection, informational, None, answer)
@@ -273,6 +301,57 @@ class UpstreamPool:
             except BaseException:
                 self._drop(connection)
                 raise
+
+    # Requests that are bytes already: a `Line`.
+
+    def begin(self, request: bytes, tap: Tap) -> Carrier | None:
+        """See `Line.begin`."""
+        connection = self._take_idle(safe=True)
+        if connection is None:
+            return None
+        if connection.writing_paused:
+            self._park(connection)
+            return None
+        connection.begin(without_body=False)
+        connection.tap = tap
+        self._requests.value += 1
+        connection.wrote = True
+        connection.transport.write(request)
+        return connection
+
+    def finish(self, carrier: Carrier, seconds: float) -> None:
+        """See `Line.finish`."""
+        assert isinstance(carrier, UpstreamConnection)
+        carrier.tap = None
+        self.health.succeeded(seconds)
+        if carrier.alive and not self._closed:
+            self._park(carrier)
+        else:
+            self._drop(carrier)
+
+    def drop(self, carrier: Carrier) -> None:
+        """See `Line.drop`."""
+        assert isinstance(carrier, UpstreamConnection)
+        carrier.tap = None
+        self._drop(carrier)
+
+    def _write_down(self, transcript: Transcript, connection: UpstreamConnection, wire: bytes) -> None:
+        transcript.line = self
+        transcript.sent = wire
+        transcript.received = b""
+        connection.tap = transcript
+
+    def _take_over(self, transcript: Transcript, wire: bytes | None) -> UpstreamConnection | None:
+        """The connection on which this very request is under way; None: it is not, and has to be sent."""
+        connection, transcript.begun = transcript.begun, None
+        assert isinstance(connection, UpstreamConnection)
+        if connection not in self._open:  # it is another pool's, from before a reload
+            connection.abort()
+            return None
+        if wire is None or not _alike(transcript.sent, wire):
+            self._drop(connection)
+            return None
+        return connection
 
     def _response(self, connection: UpstreamConnection, head: ResponseHead, *, without_body: bool) -> Response:
         status, reason = head.status, head.reason
@@ -429,6 +508,11 @@ class UpstreamPool:
                 self._dialling += 1
                 waiter.set_result(None)
                 return
+
+
+def _alike(one: bytes, other: bytes) -> bool:
+    """Whether two heads differ in nothing but the order of their fields."""
+    return sorted(one.split(b"\r\n")) == sorted(other.split(b"\r\n"))
 
 
 def _shutting_down() -> UpstreamError:

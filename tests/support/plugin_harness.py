@@ -13,6 +13,7 @@ from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response, make_headers
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.passage import Transcript
 from proxy.pipeline.pipeline import Pipeline, RoutePlan
 from proxy.pipeline.plugin import Plugin, Services
 from proxy.pipeline.routes import Route
@@ -81,7 +82,13 @@ class ScriptedFunction:
         """Answer `request`; a script that returns a response refuses the switch."""
         return await self.send(request)
 
-    async def send(self, request: Request, *, informational: InformationalSender | None = None) -> Response:
+    async def send(
+        self,
+        request: Request,
+        *,
+        informational: InformationalSender | None = None,
+        transcript: Transcript | None = None,
+    ) -> Response:
         """Answer `request` by the script."""
         self.requests.append(request)
         answer = self.script(request)

@@ -13,6 +13,7 @@ from proxy.http.channel import Channel, Tunnel
 from proxy.http.message import Request, Response, make_headers
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.passage import PassagePart, Transcript
 from proxy.pipeline.replay import ReplayPart
 from proxy.pipeline.routes import Route
 from proxy.server.listener import Listener
@@ -105,6 +106,7 @@ class ScriptedApplication:
         request_id: str,
         informational: InformationalSender | None = None,
         wants_replay: bool = False,
+        transcript: Transcript | None = None,
     ) -> tuple[Exchange, Response]:
         exchange = self._begin(request, request_id)
         try:
@@ -122,6 +124,12 @@ class ScriptedApplication:
 
     def replay_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[ReplayPart] | None:
         return None
+
+    def passage_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[PassagePart] | None:
+        return None
+
+    def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
+        raise AssertionError("nothing goes by a known way here")
 
     @property
     def heeded_fields(self) -> frozenset[str] | None:

@@ -13,6 +13,7 @@ from proxy.http.message import Request, Response
 from proxy.metrics.exposition import expose
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.passage import PassagePart, Transcript
 from proxy.pipeline.pipeline import Pipeline, RoutePlan
 from proxy.pipeline.plugin import Plugin, Services
 from proxy.pipeline.replay import ReplayPart
@@ -54,10 +55,15 @@ class Replaceable:
         request_id: str,
         informational: InformationalSender | None = None,
         wants_replay: bool = False,
+        transcript: Transcript | None = None,
     ) -> tuple[Exchange, Response]:
         pipeline = self.pipeline
         exchange, response = await pipeline.handle(
-            request, request_id=request_id, informational=informational, wants_replay=wants_replay
+            request,
+            request_id=request_id,
+            informational=informational,
+            wants_replay=wants_replay,
+            transcript=transcript,
         )
         exchange.pipeline = pipeline
         return exchange, response
@@ -77,6 +83,12 @@ class Replaceable:
 
     def replay_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[ReplayPart] | None:
         return self.pipeline.replay_parts(exchange, outcome) if exchange.pipeline is self.pipeline else None
+
+    def passage_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[PassagePart] | None:
+        return self.pipeline.passage_parts(exchange, outcome) if exchange.pipeline is self.pipeline else None
+
+    def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
+        self.pipeline.abandon(alike, request_id, started)
 
     @property
     def heeded_fields(self) -> frozenset[str] | None:

@@ -57,7 +57,7 @@ async def test_the_order_is_shown_per_route_with_the_place_of_each_plugin() -> N
         assert [(plugin["name"], plugin["place"]) for plugin in plugins] == [
             ("latency", "left"), ("cache", "cache"), ("signer", "right"),
         ]  # fmt: skip
-        assert plugins[0]["hooks"] == ["on_complete", "on_replay"] and plugins[0]["replay"] == "pure"
+        assert plugins[0]["hooks"] == ["on_complete", "on_replay", "on_passage"] and plugins[0]["replay"] == "pure"
         assert plugins[2]["hooks"] == ["on_response"] and plugins[2]["replay"] == "never"
         assert plugins[0]["type"] == "plugins.latency:Latency"
         assert plugins[1]["settings"]["max_variants"] == 64
