@@ -14,7 +14,7 @@ from typing import Final, final
 from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import MOST_BYTES, OWN_FIELDS, Line, PassagePart, PassageTerms
 from proxy.server.heads import values_of
-from proxy.server.kept_reply import JOINED_BODY_BYTES, Ledger, Wire
+from proxy.server.kept_reply import JOINED_BODY_BYTES, Ledger
 
 MOST_KINDS: Final = 8
 """Kinds of responses to one request that are remembered; the oldest goes."""
@@ -70,7 +70,7 @@ class Answer:
 
     __slots__ = ("body_bytes", "ledger", "wire")
 
-    def __init__(self, wire: Wire, ledger: Ledger, body_bytes: int) -> None:
+    def __init__(self, wire: bytes | tuple[bytes, ...], ledger: Ledger, body_bytes: int) -> None:
         self.wire = wire
         self.ledger = ledger
         self.body_bytes = body_bytes

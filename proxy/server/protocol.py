@@ -31,7 +31,6 @@ from proxy.server.deadline import Deadline
 from proxy.server.edges import NOWHERE, MessageEdges
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller
-from proxy.server.kept_reply import Wire
 from proxy.server.raw import RawRequest
 from proxy.server.refusals import RequestTimeoutError, of_parser
 from proxy.server.settings import ServerSettings
@@ -200,7 +199,7 @@ class Connection(web.RequestHandler):
         self._deadline.at = self._loop.time() + self._settings.keep_alive_timeout_seconds
         return True
 
-    def crossed(self, wire: Wire) -> None:
+    def crossed(self, wire: bytes | tuple[bytes, ...]) -> None:
         """The request that went a known way is answered."""
         self._crossing = None
         transport = self.transport
