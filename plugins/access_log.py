@@ -14,12 +14,15 @@ from pydantic import Field
 from typing_extensions import override
 
 from proxy.http.message import Headers, Request
-from proxy.logs import EventLogger, quoted
+from proxy.logs import EventLogger, Timestamps, escaped
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import SERVER_MADE, Arrival, Journal, Note, ReplayPart
 
-_CHANGING: Final = ("request_id", "client", "duration_ms", "first_byte_ms")
+# What differs in the lines of exchanges that are alike, in the order in which it stands there.
+_TEXTS: Final = "request_id", "client"
+_NUMBERS: Final = "duration_ms", "first_byte_ms"
+_MILLISECONDS: Final = tuple(f"{microseconds / 1000:.3f}" for microseconds in range(1000))
 _MASK: Final = "***"
 _SEPARATOR: Final = re.compile("([&;])")  # some servers part parameters at ";" too
 # W3C Trace Context §3.2.2: version, trace-id, parent-id, flags. Version ff is invalid; versions after 00 may go on.
@@ -54,7 +57,8 @@ class _Replays:
         log_fields: request fields are logged too; then no line can be made ready.
 
     Attributes:
-        untraced, traced: their line, made ready, without a trace and with one; None where it cannot be.
+        untraced, traced: their line, made ready (`EventLogger.prepare`), without a trace and with one; None where it
+            cannot be.
     """
 
     __slots__ = ("template", "traced", "untraced")
@@ -62,8 +66,11 @@ class _Replays:
     def __init__(self, log: EventLogger, template: dict[str, object], *, log_fields: bool) -> None:
         self.template = template
         bare = {key: value for key, value in template.items() if key != "trace_id"}
-        self.untraced = None if log_fields else log.prepare(bare, _CHANGING)
-        self.traced = None if log_fields else log.prepare(bare, (*_CHANGING, "trace_id"))
+        self.untraced: Sequence[str] | None = None
+        self.traced: Sequence[str] | None = None
+        if not log_fields and (untraced := log.prepare(bare, _TEXTS, _NUMBERS)) is not None:
+            self.untraced = *untraced, ""  # as if an empty trace stood at its end
+            self.traced = log.prepare(bare, (*_TEXTS, "trace_id"), _NUMBERS)
 
 
 class AccessLog(Plugin[AccessLogSettings]):
@@ -80,6 +87,7 @@ class AccessLog(Plugin[AccessLogSettings]):
         self._redacted = frozenset(name.lower() for name in settings.redact_query)
         self._log: EventLogger | None = None  # made by `start`: logging is configured by then
         self._replayed = Journal(self._log_replays)
+        self._timestamps = Timestamps()
         self._written = 0
         self._skipped = 0
 
@@ -113,11 +121,15 @@ class AccessLog(Plugin[AccessLogSettings]):
         return ReplayPart(journal=(self._replayed, replays))
 
     def _log_replays(self, notes: Sequence[Note[_Replays]]) -> None:
-        assert self._log is not None
-        lines: list[bytes] = []
+        log = self._log
+        assert log is not None
+        timestamp = self._timestamps.text
+        every = self.settings.sample >= 1
+        text: list[str] = []
+        lines = 0
         trace, trace_of = None, b""
         for replays, arrival, head, moment, duration in notes:
-            if not self._is_picked(duration):
+            if not every and not self._is_picked(duration):
                 self._skipped += 1
                 continue
             self._written += 1
@@ -126,13 +138,18 @@ class AccessLog(Plugin[AccessLogSettings]):
                 trace, trace_of = _trace_id(arrival.field(b"traceparent")), head
             prepared = replays.untraced if trace is None else replays.traced
             if prepared is None:
-                self._log.info(self._replay_line(replays.template, arrival, moment, duration, trace))
+                log.info(self._replay_line(replays.template, arrival, moment, duration, trace))
                 continue
-            took = b"%.3f" % (duration * 1000)
-            more = () if trace is None else (quoted(trace),)
-            lines.append(prepared.render(moment, quoted(arrival.id), quoted(arrival.client), took, took, *more))
+            lines += 1
+            microseconds = int(duration * 1_000_000 + 0.5)
+            took = _MILLISECONDS[microseconds] if microseconds < 1000 else f"{duration * 1000:.3f}"
+            begin, to_id, to_client, to_took, to_first, to_trace, end = prepared
+            text += (
+                begin, timestamp(moment), to_id, arrival.make_id(), to_client, escaped(arrival.client), to_took, took,
+                to_first, took, to_trace, trace or "", end,
+            )  # fmt: skip
         if lines:
-            self._log.write(lines)
+            log.write("".join(text), lines)
 
     def _replay_line(
         self, template: Mapping[str, object], arrival: Arrival, moment: float, duration: float, trace: str | None
@@ -140,7 +157,7 @@ class AccessLog(Plugin[AccessLogSettings]):
         """The line's fields for an exchange like the one that `template` is of."""
         line = dict(template)
         line["timestamp"] = datetime.fromtimestamp(moment, UTC)
-        line["request_id"] = arrival.id
+        line["request_id"] = arrival.make_id()
         line["client"] = arrival.client
         line["duration_ms"] = line["first_byte_ms"] = _milliseconds(duration)
         line.pop("trace_id", None)

@@ -70,7 +70,10 @@ class Meter:
         max_keys: how many keys are held at most.
     """
 
-    __slots__ = ("_due", "_first", "_horizon", "_interval", "_slots", "_width", "forgotten", "limit", "max_keys")
+    __slots__ = (
+        "_due", "_first", "_horizon", "_interval", "_slots", "_sweep_from_ns", "_width", "forgotten", "limit",
+        "max_keys",
+    )  # fmt: skip
 
     def __init__(self, limit: Limit, max_keys: int) -> None:
         assert max_keys > 0
@@ -84,6 +87,7 @@ class Meter:
         self._width = max(1, limit.horizon_ns // _SLOTS)
         self._slots: dict[int, list[Key]] = {}
         self._first = _NO_SLOT  # the lowest slot with keys
+        self._sweep_from_ns = _NO_SLOT  # the end of that slot
 
     def __len__(self) -> int:
         return len(self._due)
@@ -112,8 +116,25 @@ class Meter:
                 self._make_room(now_ns)
             self._file(key, now_ns + owed_ns)
         self._due[key] = now_ns + owed_ns
-        if self._first < now_ns // self._width:
+        if now_ns >= self._sweep_from_ns:
             self._sweep(now_ns)
+
+    def take(self, key: Key, now_ns: int) -> int:
+        """`ask`, and `charge` if that is granted: what `key` owes then, in nanoseconds; 0: it is not granted.
+
+        For a key that has an account already, which is the usual thing, in half of the time of both.
+        """
+        due = self._due.get(key)
+        if due is None or now_ns >= self._sweep_from_ns:
+            owed = self.ask(key, now_ns)
+            if owed:
+                self.charge(key, now_ns, owed)
+            return owed
+        owed = due - now_ns + self._interval if due > now_ns else self._interval
+        if owed > self._horizon:
+            return 0
+        self._due[key] = now_ns + owed
+        return owed
 
     def remaining(self, owed_ns: int) -> int:
         """How many more could come at once from a key that owes so much."""
@@ -156,7 +177,7 @@ class Meter:
         keys = self._slots.get(slot)
         if keys is None:
             self._slots[slot] = [key]
-            self._first = min(self._first, slot)
+            self._begin_at(min(self._first, slot))
         else:
             keys.append(key)
 
@@ -167,5 +188,9 @@ class Meter:
         key = keys.pop()
         if not keys:
             del self._slots[slot]
-            self._first = min(self._slots, default=_NO_SLOT)
+            self._begin_at(min(self._slots, default=_NO_SLOT))
         return slot, key
+
+    def _begin_at(self, slot: int) -> None:
+        self._first = slot
+        self._sweep_from_ns = (slot + 1) * self._width

@@ -14,13 +14,15 @@ import select
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeAlias
 
 # Waking the thread costs the event loop its interpreter lock; gathered for 20 ms, 20,000 lines a second cost 50 wakes.
 _GATHER_SECONDS: Final = 0.02
 _POLL_MILLISECONDS: Final = 100
 _FILE_PIECE_BYTES: Final = 1 << 18
+
+_Lines: TypeAlias = tuple[bytes, int]  # so many of them in one text
 
 
 class LineWriter:
@@ -41,7 +43,7 @@ class LineWriter:
         self._max_bytes = max_buffered_bytes
         self._render_dropped = render_dropped
         self._lock = threading.Lock()  # held for a few instructions, never while writing
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[_Lines] = deque()
         self._buffered_bytes = 0  # of lines not yet written, those in the thread's hands included
         self._ready = threading.Semaphore(0)
         self._signalled = False
@@ -54,31 +56,35 @@ class LineWriter:
 
     def write(self, line: bytes) -> None:
         """Leave `line`, which ends with a newline, for the thread. Never waits; from any thread."""
-        self.write_all((line,))
+        self.write_all(line, 1)
 
-    def write_all(self, lines: Sequence[bytes]) -> None:
-        """Leave several lines, each as `write` does."""
-        size = sum(map(len, lines))
+    def write_all(self, text: bytes, count: int) -> None:
+        """Leave `count` lines, each as `write` does. If there are several, newlines stand at their ends alone."""
         with self._lock:
             if self._closing.is_set():
-                self.dropped += len(lines)
-            elif self._buffered_bytes + size <= self._max_bytes:
-                self._lines.extend(lines)
-                self._buffered_bytes += size
+                self.dropped += count
+            elif self._fits(text):
+                self._take(text, count)
             else:
-                self._take_what_fits(lines)
+                self._take_what_fits(text, count)
             if self._signalled or not self._lines:
                 return
             self._signalled = True
         self._ready.release()
 
-    def _take_what_fits(self, lines: Iterable[bytes]) -> None:
-        for line in lines:
-            if self._buffered_bytes + len(line) > self._max_bytes:
-                self.dropped += 1
+    def _fits(self, text: bytes) -> bool:
+        return self._buffered_bytes + len(text) <= self._max_bytes
+
+    def _take(self, text: bytes, count: int) -> None:
+        self._lines.append((text, count))
+        self._buffered_bytes += len(text)
+
+    def _take_what_fits(self, text: bytes, count: int) -> None:
+        for line, _ in _cut([(text, count)], 1):
+            if self._fits(line):
+                self._take(line, 1)
             else:
-                self._lines.append(line)
-                self._buffered_bytes += len(line)
+                self.dropped += 1
 
     def close(self, timeout_seconds: float) -> bool:
         """Write what waits, for at most `timeout_seconds`, and end the thread. Whether everything was written."""
@@ -100,12 +106,12 @@ class LineWriter:
                 self._signalled = False
             written = self._write_lines(lines)
             if written and (dropped := self.dropped) > reported:
-                self._write_lines([self._render_dropped(dropped - reported)], counted=False)
+                self._write_lines([(self._render_dropped(dropped - reported), 1)], counted=False)
                 reported = dropped
             if closing and not self._lines:
                 return
 
-    def _write_lines(self, lines: Iterable[bytes], *, counted: bool = True) -> bool:
+    def _write_lines(self, lines: Iterable[_Lines], *, counted: bool = True) -> bool:
         """Write `lines`; whether all were. Those that cannot be are dropped, but for `close`, which leaves them."""
         done = True
         for piece, count in _pieces(lines, self._piece_bytes):
@@ -148,15 +154,28 @@ def _never_blocks(fd: int) -> bool:
     return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not os.isatty(fd))
 
 
-def _pieces(lines: Iterable[bytes], max_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """`lines` joined to pieces of whole lines, none above `max_bytes` unless it is one line, and their count."""
+def _pieces(lines: Iterable[_Lines], max_bytes: int) -> Iterator[_Lines]:
+    """`lines` joined to pieces of whole lines, none above `max_bytes` unless it is one line."""
     piece: list[bytes] = []
-    size = 0
-    for line in lines:
-        if piece and size + len(line) > max_bytes:
-            yield b"".join(piece), len(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line)
+    size = lines_in_piece = 0
+    for text, count in _cut(lines, max_bytes):
+        if piece and size + len(text) > max_bytes:
+            yield b"".join(piece), lines_in_piece
+            piece, size, lines_in_piece = [], 0, 0
+        piece.append(text)
+        size += len(text)
+        lines_in_piece += count
     if piece:
-        yield b"".join(piece), len(piece)
+        yield b"".join(piece), lines_in_piece
+
+
+def _cut(lines: Iterable[_Lines], max_bytes: int) -> Iterator[_Lines]:
+    """`lines`, but texts above `max_bytes` in parts of whole lines."""
+    for text, count in lines:
+        start, left = 0, count
+        while left > 1 and len(text) - start > max_bytes:
+            end = text.rfind(b"\n", start, start + max_bytes) + 1 or text.index(b"\n", start) + 1
+            cut = text.count(b"\n", start, end)
+            yield text[start:end], cut
+            start, left = end, left - cut
+        yield text[start:], left

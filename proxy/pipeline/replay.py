@@ -50,9 +50,8 @@ class Arrival(Protocol):
         """The client's address, after the trusted proxies."""
         ...
 
-    @property
-    def id(self) -> str:
-        """The request id: the client's if its peer is trusted, else a new one at each reading."""
+    def make_id(self) -> str:
+        """The request id: the client's if its peer is trusted, else a new one. JSON escapes no character of it."""
         ...
 
     def field(self, name: bytes) -> str | None:

@@ -146,8 +146,9 @@ class FastLane:
         durations.append(duration)
         ledger.bytes_sent += reply.body_bytes
         for journal, subject in reply.journals:
-            journal.notes.append((subject, caller, head, now, duration))
-            if len(journal.notes) >= MOST_NOTES:
+            notes = journal.notes
+            notes.append((subject, caller, head, now, duration))
+            if len(notes) >= MOST_NOTES:
                 journal.settle()
         return wire
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
+from collections.abc import Iterator
 from typing import cast
 
 import structlog
@@ -25,7 +26,7 @@ from proxy.server.application import Application
 from proxy.server.counters import ServerCounters
 from proxy.server.crossing import Crossing
 from proxy.server.fast_lane import FastLane
-from proxy.server.heads import Caller
+from proxy.server.heads import Caller, DirectCaller, TrustedCaller
 from proxy.server.inbound import RequestBody, RequestReader, wanted_protocol
 from proxy.server.passages import Passages
 from proxy.server.protocol import ClientGoneError, Connection
@@ -37,18 +38,13 @@ from proxy.server.writer import BodySender, ResponseWriter, UnwritableResponseEr
 _log = structlog.get_logger("server")
 
 
-class RequestIds:
-    """Request ids: a random prefix for the process and a counter."""
-
-    __slots__ = ("_numbers", "_prefix")
-
-    def __init__(self) -> None:
-        self._prefix = secrets.token_hex(6)
-        self._numbers = itertools.count(1)
-
-    def __call__(self) -> str:
-        """A new id."""
-        return f"{self._prefix}-{next(self._numbers):x}"
+def request_ids() -> Iterator[str]:
+    """Request ids: a random prefix for the process and a counter. Its last digits are remembered, so that to make an id
+    is to join two texts: an answer from the fast lane notices more.
+    """
+    prefix = secrets.token_hex(6)
+    endings = [f"{number:02x}" for number in range(256)]
+    return itertools.chain.from_iterable(map(f"{prefix}-{block:x}".__add__, endings) for block in itertools.count(1))
 
 
 class Informational:
@@ -96,7 +92,8 @@ class Handler:
         self._application = application
         self._settings = settings
         self._clock = clock
-        self._reader = RequestReader(settings, RequestIds())
+        self._make_id = request_ids().__next__
+        self._reader = RequestReader(settings, self._make_id)
         self._writer = ResponseWriter(clock, settings.name)
         self.lane: FastLane | None = None
         self.passages: Passages | None = None
@@ -123,12 +120,9 @@ class Handler:
     def caller(self, peer: str) -> Caller:
         """What the fast lane is to know of a peer."""
         forwarding = self._reader.forwarding
-        return Caller(
-            peer,
-            trusted=forwarding.trusts(peer),
-            find_client=forwarding.client,
-            make_id=self._reader.request_id,
-        )
+        if forwarding.trusts(peer):
+            return TrustedCaller(peer, forwarding.client, self._reader.request_id)
+        return DirectCaller(peer, self._make_id)
 
     def _abandon(self, crossing: Crossing) -> None:
         self._counters.aborted(by_client=True)

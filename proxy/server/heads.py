@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from proxy.http.message import from_wire
 
@@ -14,47 +14,79 @@ _CONNECTION: Final = re.compile(rb"\r\n(?i:connection):(?![\t ]*(?i:keep-alive)[
 _FORWARDED: Final = re.compile(rb"\r\n(?i:x-forwarded-(host|proto)):([^\r]*)")
 
 
-class Caller:
-    """One connection's peer, and the head it has sent last. An `Arrival`.
+class _Peer:
+    """Whose a connection is, and the head that came over it last.
 
     Args:
         peer: address; empty for a Unix socket.
-        trusted: it is a proxy whose word is taken.
-        find_client: the client's address by the peer's and a reader of the head's fields.
-        make_id: the request id by the value of `X-Request-ID`, if one came from a trusted peer.
+
+    Attributes:
+        exact_misses: for the fast lane to count.
     """
 
-    __slots__ = ("_find_client", "_make_id", "exact_misses", "head", "peer", "trusted")
+    __slots__ = ("exact_misses", "head", "peer")
 
-    def __init__(
-        self,
-        peer: str,
-        *,
-        trusted: bool,
-        find_client: Callable[[str, ReadField], str],
-        make_id: Callable[[str], str],
-    ) -> None:
+    def __init__(self, peer: str) -> None:
         self.peer = peer
-        self._find_client = find_client
-        self._make_id = make_id
-        self.trusted = trusted
         self.head = b""
         self.exact_misses = 0
-
-    @property
-    def client(self) -> str:
-        """See `Arrival.client`."""
-        return self._find_client(self.peer, self.field) if self.trusted else self.peer
-
-    @property
-    def id(self) -> str:
-        """See `Arrival.id`."""
-        return self._make_id((self.field(b"x-request-id") or "") if self.trusted else "")
 
     def field(self, name: bytes) -> str | None:
         """See `Arrival.field`; several lines are joined by a comma."""
         lines = _field_pattern(name).findall(self.head)
         return from_wire(b", ".join(lines)) if lines else None
+
+
+class DirectCaller(_Peer):
+    """A peer of whom nothing is believed: it is the client.
+
+    Args:
+        peer: address; empty for a Unix socket.
+        make_id: a new request id.
+    """
+
+    __slots__ = ("client", "make_id")  # asked for in each line of the log: in this way, at the cost of an attribute
+
+    trusted: ClassVar = False
+
+    def __init__(self, peer: str, make_id: Callable[[], str]) -> None:
+        super().__init__(peer)
+        self.client = peer
+        self.make_id = make_id
+
+
+class TrustedCaller(_Peer):
+    """A proxy whose word is taken.
+
+    Args:
+        peer: address; empty for a Unix socket.
+        find_client: the client's address by the peer's and a reader of the head's fields.
+        choose_id: the request id by the value of `X-Request-ID`, which may be empty.
+    """
+
+    __slots__ = ("_choose_id", "_find_client")
+
+    trusted: ClassVar = True
+
+    def __init__(
+        self, peer: str, find_client: Callable[[str, ReadField], str], choose_id: Callable[[str], str]
+    ) -> None:
+        super().__init__(peer)
+        self._find_client = find_client
+        self._choose_id = choose_id
+
+    @property
+    def client(self) -> str:
+        """See `Arrival.client`."""
+        return self._find_client(self.peer, self.field)
+
+    def make_id(self) -> str:
+        """See `Arrival.make_id`."""
+        return self._choose_id(self.field(b"x-request-id") or "")
+
+
+Caller: TypeAlias = DirectCaller | TrustedCaller
+"""One connection's peer: an `Arrival`."""
 
 
 @lru_cache(maxsize=256)

@@ -48,7 +48,7 @@ class KeptReply:
 
     Attributes:
         wire: the response, in two pieces or a file where the body is long; None before it is renewed for the first
-            time. Where something is made for each request, the end of the response: see `filled`.
+            time, and where values of the checks stand in it: see `filled`.
         since, until: wall seconds between which it is right; a clock may be set back.
         checks, journals: of the plugins' parts.
         body_bytes: what is sent of a body.
@@ -59,8 +59,8 @@ class KeptReply:
     """
 
     __slots__ = (
-        "_body", "_filled", "_open", "_pieces", "_slots", "_uses_before", "body_bytes", "checks", "journals", "keys",
-        "ledger", "since", "size", "terms", "until", "used", "uses", "wire",
+        "_body", "_filled", "_last", "_open", "_pieces", "_rest", "_slots", "_uses_before", "body_bytes", "checks",
+        "journals", "keys", "ledger", "since", "size", "terms", "until", "used", "uses", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +85,8 @@ class KeptReply:
         self._slots = slots
         self._body = body
         self._open: tuple[tuple[bytes, int], ...] = ()  # what stands before a slot, and the place of its value
+        self._rest = b""  # what stands behind the last of these
+        self._last: tuple[list[str], Wire] | None = None  # values that were filled in, and what that gave
         self.wire: Wire | None = None
         self.since = inf
         self.until = -inf
@@ -110,8 +112,9 @@ class KeptReply:
                 begun.append((piece, self._filled.index(name)))
                 piece = following
         self._open = tuple(begun)
-        joined = len(self._body) <= JOINED_BODY_BYTES
-        self.wire = piece + self._body if joined else (piece, self._body)
+        self._rest = piece
+        self._last = None
+        self.wire = None if begun else self._joined([piece])
         return True
 
     def uses_since(self) -> int:
@@ -123,7 +126,7 @@ class KeptReply:
     @property
     def whole(self) -> tuple[bytes, ...] | None:
         """The pieces of a long response that is the same for each request; None for any other."""
-        return self.wire if isinstance(self.wire, tuple) and not self._open else None
+        return self.wire if isinstance(self.wire, tuple) else None
 
     def outdate(self) -> None:
         """Have it renewed before it is sent again."""
@@ -132,15 +135,20 @@ class KeptReply:
 
     def filled(self, values: list[str]) -> Wire:
         """The response, with the values that the checks gave for this request, in the order of the checks."""
-        wire = self.wire
-        assert isinstance(wire, bytes | tuple)
+        if self._last is not None and self._last[0] == values:  # most who are limited are far from the limit
+            return self._last[1]
         pieces: list[bytes] = []
         for piece, place in self._open:
             pieces += (piece, to_wire(values[place]))
-        if isinstance(wire, bytes):
-            pieces.append(wire)
-            return b"".join(pieces)
-        return (*pieces, *wire)
+        pieces.append(self._rest)
+        wire = self._joined(pieces)
+        self._last = values, wire
+        return wire
+
+    def _joined(self, head: list[bytes]) -> bytes | tuple[bytes, ...]:
+        if len(self._body) <= JOINED_BODY_BYTES:
+            return b"".join((*head, self._body))
+        return b"".join(head), self._body
 
 
 def cut_head(head: bytes, names: list[str]) -> tuple[list[bytes], list[str]] | None:

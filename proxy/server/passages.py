@@ -115,7 +115,7 @@ class Passages:
         if passage is None or not passage.open:
             return None
         caller.head = head
-        request_id = caller.id
+        request_id = caller.make_id()
         sent = self._request(passage, head if left_out else b"", caller, request_id)
         crossing = Crossing(self, passage, client, head, request_id, sent, self._monotonic())
         if not crossing.begin():

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.log_writer import LineWriter
+from proxy.log_writer import LineWriter, _pieces
 from tests.support.pipe import PATIENCE_SECONDS, Pipe, open_pipe, wait_until
 
 
@@ -28,12 +30,13 @@ def test_reader_that_is_gone_costs_lines_and_nothing_else() -> None:
     reader, write_fd = os.pipe()
     os.close(reader)
     writer = LineWriter(write_fd, 1 << 20, no_report)
-    for _ in range(10):
+    for _ in range(5):
         writer.write(b"lost\n")
-    wait_until(lambda: writer.dropped == 10)
+    writer.write_all(b"lost\n" * 5000, 5000)
+    wait_until(lambda: writer.dropped == 5005)
     assert writer.close(5)
     writer.write(b"after the end\n")
-    assert writer.dropped == 11
+    assert writer.dropped == 5006
     os.close(write_fd)
 
 
@@ -78,14 +81,15 @@ def test_line_longer_than_a_pipe_is_written_whole(pipe: Pipe) -> None:
     assert writer.close(5)
 
 
+@pytest.mark.parametrize("at_once", [1, 100])
 @pytest.mark.parametrize("blocking", [True, False])
-def test_writers_on_one_pipe_do_not_tear_each_others_lines(pipe: Pipe, blocking: bool) -> None:
+def test_writers_on_one_pipe_do_not_tear_each_others_lines(pipe: Pipe, blocking: bool, at_once: int) -> None:
     os.set_blocking(pipe.write_fd, blocking)
     writers = [LineWriter(pipe.write_fd, 8 << 20, no_report) for _ in range(3)]
 
     def fill(writer: LineWriter, letter: bytes) -> None:
-        for _ in range(2000):
-            writer.write(letter * 200 + b"\n")
+        for _ in range(2000 // at_once):
+            writer.write_all((letter * 200 + b"\n") * at_once, at_once)
 
     threads = [
         threading.Thread(target=fill, args=(writer, letter))
@@ -172,11 +176,33 @@ def test_process_whose_reader_left_works_on_and_ends() -> None:
 
 def test_several_lines_at_once_are_written_and_dropped_as_one_by_one(pipe: Pipe) -> None:
     writer = LineWriter(pipe.write_fd, 100, no_report)
-    writer.write_all([])
-    writer.write_all([b"a" * 49 + b"\n", b"b" * 59 + b"\n", b"c" * 49 + b"\n", b"d\n"])
+    writer.write_all(b"a" * 49 + b"\n" + b"b" * 59 + b"\n" + b"c" * 49 + b"\n" + b"d\n", 4)
     assert writer.dropped == 2
     read = pipe.read_until(lambda text: text.endswith(b"dropped 2\n"))
     assert read == b"a" * 49 + b"\n" + b"c" * 49 + b"\ndropped 2\n"
     assert writer.close(5)
-    writer.write_all([b"after the end\n"] * 3)
+    writer.write_all(b"after the end\n" * 3, 3)
     assert writer.dropped == 5
+
+
+def test_a_line_longer_than_a_piece_is_whole_among_others_left_with_it(pipe: Pipe) -> None:
+    writer = LineWriter(pipe.write_fd, 4 << 20, no_report)
+    text = b"".join(letter * size + b"\n" for letter, size in ((b"a", 3000), (b"b", 9000), (b"c", 200), (b"d", 6000)))
+    writer.write_all(text + b"end\n", 5)
+    assert pipe.read_until(lambda read: read.endswith(b"end\n")) == text + b"end\n"
+    assert writer.close(5)
+    assert writer.dropped == 0
+
+
+@given(
+    texts=st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6), max_size=8),
+    most=st.integers(1, 40),
+)
+def test_pieces_are_of_whole_lines_as_long_as_may_be(texts: list[list[int]], most: int) -> None:
+    lines = [b"".join(b"x" * size + b"\n" for size in sizes) for sizes in texts]
+    pieces = list(_pieces([(text, len(sizes)) for text, sizes in zip(lines, texts, strict=True)], most))
+    assert b"".join(piece for piece, _ in pieces) == b"".join(lines)
+    for piece, count in pieces:
+        assert piece.endswith(b"\n")
+        assert piece.count(b"\n") == count
+        assert len(piece) <= most or count == 1

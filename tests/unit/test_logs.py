@@ -7,9 +7,9 @@ import os
 import pty
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -20,7 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from proxy.logs import EventLogger, JsonRenderer, Logs, LogSettings, TextRenderer, log_loop_exception, quoted
+from proxy.logs import (
+    EventLogger,
+    JsonRenderer,
+    Logs,
+    LogSettings,
+    TextRenderer,
+    Timestamps,
+    escaped,
+    log_loop_exception,
+)
 from tests.support.pipe import PATIENCE_SECONDS, Pipe, open_pipe
 
 WALL = 1_700_000_000.25
@@ -115,15 +124,20 @@ def test_event_logger_writes_what_a_bound_logger_would(pipe: Pipe) -> None:
     assert third[:1] != b"{"
 
 
+def filled(prepared: Sequence[str] | None, *values: str) -> str:
+    assert prepared is not None
+    assert len(prepared) == len(values) + 1
+    return "".join([piece + value for piece, value in zip(prepared, (*values, ""), strict=True)])
+
+
 def test_prepared_line_is_the_line_that_the_event_logger_writes(pipe: Pipe) -> None:
     event = {"event": "request", "target": '/"a\n', "id": "x", "status": 200, "took_ms": 0.0, "tier": "l1"}
     with logs_to(pipe.write_fd):
         log = EventLogger("access")
-        prepared = log.prepare(event, ("id", "took_ms"))
-        assert prepared is not None
+        prepared = log.prepare(event, ("id",), ("took_ms",))
         for number in range(2):
             log.info({**event, "id": f'"{number}"', "took_ms": 1.5})
-            log.write([prepared.render(WALL, quoted(f'"{number}"'), b"1.500")])
+            log.write(filled(prepared, Timestamps().text(WALL), escaped(f'"{number}"'), "1.500"), 1)
     written = objects(pipe.read_available())
     assert written[0] == written[1] and written[2] == written[3]
     assert [list(line) for line in written] == [list(written[0])] * 4
@@ -135,9 +149,8 @@ def test_prepared_line_is_json_whatever_its_values(wall: float, text: str, numbe
     with open_pipe() as pipe:
         with logs_to(pipe.write_fd, lambda: wall):
             log = EventLogger("access")
-            prepared = log.prepare({"event": "request", "id": "", "took_ms": 0.0}, ("id", "took_ms"))
-            assert prepared is not None
-            log.write([prepared.render(wall, quoted(text), b"%.3f" % number)])
+            prepared = log.prepare({"event": "request", "id": "", "took_ms": 0.0}, ("id",), ("took_ms",))
+            log.write(filled(prepared, Timestamps().text(wall), escaped(text), f"{number:.3f}"), 1)
         (line,) = objects(pipe.read_available())
     assert line["took_ms"] == pytest.approx(number, abs=0.0006)
     assert line["id"] == text.encode("utf-8", "backslashreplace").decode()
@@ -147,6 +160,24 @@ def test_prepared_line_is_json_whatever_its_values(wall: float, text: str, numbe
 def test_no_line_is_prepared_where_lines_are_for_people(pipe: Pipe) -> None:
     with logs_to(pipe.write_fd, format="text"):
         assert EventLogger("access").prepare({"event": "request", "id": ""}, ("id",)) is None
+
+
+def test_no_line_is_prepared_that_has_another_time_in_it(pipe: Pipe) -> None:
+    with logs_to(pipe.write_fd):
+        event = {"event": "request", "id": "", "notes": {"timestamp": "today"}}
+        assert EventLogger("access").prepare(event, ("id",)) is None
+        event = {"event": "request", "id": "", "target": '"timestamp":"today"'}
+        prepared = EventLogger("access").prepare(event, ("id",))
+        assert orjson.loads(filled(prepared, "now", "x"))["target"] == '"timestamp":"today"'
+
+
+@given(st.lists(st.integers(0, 4_000_000_000_000_000) | st.integers(1_763_700_000_000_000, 1_763_700_000_003_000)))
+def test_timestamps_are_those_of_a_datetime_in_whatever_order_they_come(moments: list[int]) -> None:
+    timestamps = Timestamps()
+    for microseconds in moments:
+        moment = microseconds / 1_000_000
+        exact = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(moment * 1_000_000))
+        assert timestamps.text(moment) == exact.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def test_event_logger_knows_that_its_level_is_not_written(pipe: Pipe) -> None:

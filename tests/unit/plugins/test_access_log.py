@@ -3,8 +3,11 @@
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
 
+import orjson
 import pytest
 import structlog
 from hypothesis import given, settings
@@ -16,12 +19,16 @@ from typing_extensions import override
 from plugins.access_log import AccessLog, AccessLogSettings, trace_id
 from proxy.errors import ClientError, ProxyError, UpstreamTimeoutError
 from proxy.http.message import Request, Response, make_headers
+from proxy.logs import Logs, LogSettings
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, Outcome
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
+from proxy.pipeline.replay import Journal
 from proxy.pipeline.routes import Route
 from proxy.policy.reasons import Reason
+from proxy.server.heads import DirectCaller
 from tests.support.clock import FakeClock
+from tests.support.pipe import Pipe, open_pipe
 from tests.support.plugin_harness import ChunkStream, PluginHarness, harness, request, response
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -277,3 +284,125 @@ def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
 
 def test_replayed_answers_may_pass_by() -> None:
     assert AccessLog.replay is Replay.PURE
+
+
+# Answers that are given again.
+
+OUTCOME = Outcome(status=200, bytes_sent=5, duration=0.25, first_byte=0.125)
+
+
+def caller(client: str = "192.0.2.1") -> DirectCaller:
+    ids = count(1)
+    return DirectCaller(client, lambda: f"id-{next(ids)}")
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join(("GET /items/7 HTTP/1.1", "Host: example.test", *lines, "", "")).encode()
+
+
+@dataclass
+class ReplayBench:
+    plugin: AccessLog
+    clock: FakeClock
+    pipe: Pipe
+
+    def part(self, **fields: str) -> tuple[Journal[Any], object]:
+        report = CacheReport(CacheResult.HIT, Reason.FRESH, tier="l1")
+        asked = request("GET", "/items/7?token=a", headers=fields)
+        exchange = Exchange(request=asked, route=Route("r"), id="x", started=0.0, cache=report, answered_by="cache")
+        part = self.plugin.on_replay(exchange, OUTCOME)
+        assert part is not None and part.journal is not None
+        return part.journal
+
+    def lines(self, count: int) -> list[bytes]:
+        return self.pipe.read_until(lambda text: text.count(b"\n") >= count).splitlines()
+
+
+@asynccontextmanager
+async def replaying(log_format: Literal["json", "text"] = "json", **changes: Any) -> AsyncIterator[ReplayBench]:
+    """An access log that has seen one exchange, and the pipe that it writes to."""
+    clock = FakeClock()
+    with open_pipe() as pipe:
+        logs = Logs(LogSettings(format=log_format), clock.wall, pipe.write_fd)
+        try:
+            plugin = stands_alone(**changes)
+            await plugin.start()
+            yield ReplayBench(plugin, clock, pipe)
+        finally:
+            logs.close()
+
+
+async def test_an_answer_given_again_is_logged_like_the_first_with_what_is_its_own() -> None:
+    async with replaying() as bench:
+        journal, subject = bench.part()
+        others = [caller(), caller('2001:db8::1%"eth\udcc3')]
+        for number, one in enumerate(others):
+            journal.notes.append((subject, one, head(), 1_763_700_000.25 + number, 0.0014996))
+        journal.notes.append((subject, others[0], head(f"traceparent: {TRACEPARENT}"), 1_763_700_001.5, 2.5))
+        journal.notes.append((subject, others[0], head(), 1_763_700_001.500007, 0.0))
+        journal.settle()
+        first, other, traced, last = bench.lines(4)
+        assert first == (
+            b'{"timestamp":"2025-11-21T04:40:00.250000Z","level":"info","logger":"access","event":"request",'
+            b'"request_id":"id-1","client":"192.0.2.1","method":"GET","host":"example.test",'
+            b'"target":"/items/7?token=***","route":"r","status":200,"bytes":5,"answered_by":"cache","cache":"hit",'
+            b'"duration_ms":1.500,"first_byte_ms":1.500,"cache_reason":"fresh","cache_tier":"l1"}'
+        )
+        document = orjson.loads(other)
+        assert document["client"] == '2001:db8::1%"eth\\udcc3'
+        assert document["timestamp"] == "2025-11-21T04:40:01.250000Z"
+        document = orjson.loads(traced)
+        assert (document["request_id"], document["trace_id"], document["duration_ms"]) == ("id-2", TRACE, 2500.0)
+        document = orjson.loads(last)
+        assert (document["request_id"], document["timestamp"]) == ("id-3", "2025-11-21T04:40:01.500007Z")
+        assert "trace_id" not in document and document["duration_ms"] == 0.0
+        assert bench.plugin.stats() == {"written": 4, "not_sampled": 0}
+
+
+async def test_the_trace_of_the_first_exchange_is_not_that_of_others() -> None:
+    async with replaying() as bench:
+        journal, subject = bench.part(traceparent=TRACEPARENT)
+        for lines in ([], [f"traceparent: {TRACEPARENT.replace('4bf9', '5cf9')}"]):
+            journal.notes.append((subject, caller(), head(*lines), 0.0, 0.001))
+        journal.settle()
+        assert [orjson.loads(line).get("trace_id") for line in bench.lines(2)] == [None, TRACE.replace("4bf9", "5cf9")]
+
+
+async def test_of_answers_given_again_slow_ones_and_a_share_are_logged() -> None:
+    async with replaying(sample=0.0, slow_seconds=0.5) as bench:
+        journal, subject = bench.part()
+        for duration in (0.49, 0.5, 0.001, 3.0):
+            journal.notes.append((subject, caller(), head(), 0.0, duration))
+        journal.settle()
+        assert [orjson.loads(line)["duration_ms"] for line in bench.lines(2)] == [500.0, 3000.0]
+        assert bench.plugin.stats() == {"written": 2, "not_sampled": 2}
+        journal.notes.append((subject, caller(), head(), 0.0, 0.001))
+        journal.settle()
+        assert bench.plugin.stats() == {"written": 2, "not_sampled": 3}
+
+
+async def test_answers_given_again_are_logged_before_an_exchange_that_came_later() -> None:
+    async with replaying() as bench:
+        journal, subject = bench.part()
+        for _ in range(3):
+            journal.notes.append((subject, caller(), head(), 0.0, 0.001))
+        later = Exchange(request=request(), route=Route("r"), id="later", started=0.0)
+        bench.plugin.on_complete(later, OUTCOME)
+        assert [orjson.loads(line)["request_id"] for line in bench.lines(4)] == ["id-1", "id-1", "id-1", "later"]
+
+
+@pytest.mark.parametrize(
+    ("log_format", "changes"), [("text", {}), ("json", {"request_headers": ["User-Agent"]})], ids=["text", "fields"]
+)
+async def test_a_line_that_cannot_be_made_ready_is_written_all_the_same(
+    log_format: Literal["json", "text"], changes: dict[str, Any]
+) -> None:
+    async with replaying(log_format, **changes) as bench:
+        journal, subject = bench.part()
+        sent = head("User-Agent: agent seven", f"traceparent: {TRACEPARENT}")
+        journal.notes.append((subject, caller(), sent, 1_763_700_000.25, 0.0014996))
+        journal.settle()
+        (line,) = bench.lines(1)
+        for told in (b"2025-11-21T04:40:00.25", b"id-1", b"192.0.2.1", b"1.5", TRACE.encode()):
+            assert told in line
+        assert (b"agent seven" in line) == (log_format == "json")

@@ -13,11 +13,8 @@ SECOND = NANOSECONDS
 
 
 def take(meter: Meter, key: str, now_ns: int) -> bool:
-    """Ask, and charge what is granted."""
-    owed_ns = meter.ask(key, now_ns)
-    if owed_ns:
-        meter.charge(key, now_ns, owed_ns)
-    return owed_ns > 0
+    """Whether one more request is granted."""
+    return meter.take(key, now_ns) > 0
 
 
 class Bucket:
@@ -94,6 +91,22 @@ def test_each_key_has_an_account_of_its_own(limit: Limit, arrivals: list[tuple[i
         now += gap
         bucket = buckets.setdefault(key, Bucket(limit))
         assert take(meter, f"k{key}", now) == bucket.take(now)
+
+
+@given(limits, st.integers(1, 8), st.lists(st.tuples(st.integers(0, 20), st.integers(0, SECOND)), max_size=200))
+@settings(deadline=None)
+def test_to_take_is_to_ask_and_to_charge_what_is_granted(
+    limit: Limit, max_keys: int, arrivals: list[tuple[int, int]]
+) -> None:
+    meter, other, now = Meter(limit, max_keys), Meter(limit, max_keys), 0
+    for key, gap in arrivals:
+        now += gap
+        owed_ns = other.ask(f"k{key}", now)
+        if owed_ns:
+            other.charge(f"k{key}", now, owed_ns)
+        assert meter.take(f"k{key}", now) == owed_ns
+        assert meter._due == other._due
+        assert meter.forgotten == other.forgotten
 
 
 @given(limits, st.integers(1, 8), st.lists(st.tuples(st.integers(0, 20), st.integers(0, SECOND)), max_size=200))

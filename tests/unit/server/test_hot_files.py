@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.pipeline.replay import ReplayPart
 from proxy.server.fast_lane import FastLane
-from proxy.server.heads import Caller
+from proxy.server.heads import DirectCaller
 from proxy.server.hot_files import LEAST_BYTES, LEAST_USES, MOST_FILES
 from proxy.server.kept_reply import Wire
 from proxy.server.memory_file import MemoryFile
@@ -57,7 +57,7 @@ class Bench:
     def __init__(self, max_bytes: int = 16 << 20) -> None:
         self.clock = FakeClock()
         self.lane = FastLane(self.clock, max_bytes=max_bytes, max_fields=100, max_field_bytes=8_192)
-        self.caller = Caller("", trusted=False, find_client=lambda peer, _: peer, make_id=str)
+        self.caller = DirectCaller("", lambda: "new")
         self.terms: dict[int, Terms] = {}
 
     def keep(self, number: int, body: bytes = BODY, parts: Sequence[ReplayPart] = ()) -> Terms:
