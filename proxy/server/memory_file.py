@@ -12,14 +12,14 @@ class MemoryFile:
     It never changes: pages that the socket took may still be on their way, or wait for a client that is slow to read.
 
     Args:
-        descriptor: of the file, which is closed with this object.
+        descriptor: of the file; it is closed with this object.
         parts: what stands in it.
     """
 
-    __slots__ = ("_descriptor", "parts", "size")
+    __slots__ = ("descriptor", "parts", "size")
 
     def __init__(self, descriptor: int, parts: Sequence[bytes]) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self.parts = tuple(parts)
         self.size = sum(map(len, parts))
 
@@ -28,12 +28,12 @@ class MemoryFile:
         """A file of `parts`; None if there is no memory or no descriptor left for one."""
         try:
             file = cls(os.memfd_create("sidecache-reply", os.MFD_CLOEXEC), parts)
-            return file if os.writev(file._descriptor, file.parts) == file.size else None
+            return file if os.writev(file.descriptor, file.parts) == file.size else None
         except OSError:
             return None
 
     def __del__(self) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     def send(self, transport: asyncio.Transport) -> None:
         """Send everything: what the socket takes at once by the kernel alone, the rest by the transport.
@@ -45,7 +45,7 @@ class MemoryFile:
         # What the transport was given before goes first.
         if not transport.get_write_buffer_size() and (socket := transport.get_extra_info("socket")) is not None:
             try:
-                sent = os.sendfile(socket.fileno(), self._descriptor, 0, self.size)
+                sent = os.sendfile(socket.fileno(), self.descriptor, 0, self.size)
             except OSError:
                 sent = 0  # the socket takes nothing now, or never again: the transport finds out, as always
         if sent < self.size:

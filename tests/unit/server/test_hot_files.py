@@ -87,7 +87,7 @@ class Bench:
 def content(wire: Wire | None) -> bytes:
     assert wire is not None
     if isinstance(wire, MemoryFile):
-        assert os.pread(wire._descriptor, 2 * wire.size, 0) == b"".join(wire.parts)
+        assert os.pread(wire.descriptor, 2 * wire.size, 0) == b"".join(wire.parts)
         return b"".join(wire.parts)
     return wire if isinstance(wire, bytes) else b"".join(wire)
 
