@@ -13,6 +13,7 @@ import structlog
 from proxy.address import Address, remove_stale_socket
 from proxy.clock import Clock
 from proxy.metrics.registry import Registry
+from proxy.server.accepting import Acceptor
 from proxy.server.application import Application
 from proxy.server.clients import ProxyServer
 from proxy.server.fast_lane import FastLane
@@ -20,6 +21,7 @@ from proxy.server.handler import Handler
 from proxy.server.protocol import Connection
 from proxy.server.settings import ServerSettings
 from proxy.server.supported import require_supported_aiohttp
+from proxy.tasks import Tasks
 
 CUT_SECONDS: Final = 5.0
 """How long handlers may take to end once their connections are cut."""
@@ -27,10 +29,6 @@ CUT_SECONDS: Final = 5.0
 SETTLE_SECONDS: Final = 0.1
 """How long plugins may not know of answers that the fast lane has given. Told once a second, they kept 70,000 of them
 waiting for 30 ms, and the 99th percentile was 22 ms instead of 5."""
-
-ACCEPTS: Final = 16
-"""How many clients are accepted in a turn of the event loop. libuv, beneath uvloop, accepts one by each handle of a
-listening socket: with one handle, a thousand that connect to a busy server at once wait for a thousand turns."""
 
 _log = structlog.get_logger("server")
 
@@ -55,7 +53,8 @@ class Listener:
             caller=self._handler.caller,
             passages=self._handler.passages,
         )
-        self._accepting: list[asyncio.Server] = []  # the first with the sockets, others with duplicates of them
+        self._accepting: list[Acceptor] = []
+        self._connecting = Tasks()
         self._own_path = bool(settings.listen.path)
         self._settling: asyncio.TimerHandle | None = None
         metrics.gauge("sidecache_server_open_connections", "Client connections", lambda: len(self._protocols.clients))
@@ -88,7 +87,7 @@ class Listener:
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where clients can connect, ports as the system chose them; empty unless it accepts."""
-        return tuple(Address.of(sock) for server in self._accepting[:1] for sock in server.sockets)
+        return tuple(acceptor.address for acceptor in self._accepting)
 
     @property
     def draining(self) -> bool:
@@ -105,29 +104,19 @@ class Listener:
         Raises:
             OSError: the address cannot be had.
         """
-        loop = asyncio.get_running_loop()
-        listen, backlog = self._settings.listen, self._settings.backlog
         if listening is not None:
             self._own_path = False
-            first = await loop.create_unix_server(self._protocols, sock=listening, backlog=backlog)
-        elif listen.path:
-            remove_stale_socket(Path(listen.path))
-            first = await loop.create_unix_server(self._protocols, listen.path, backlog=backlog)
+            bound = [listening]
         else:
-            first = await loop.create_server(
-                self._protocols,
-                listen.host or None,
-                listen.port,
-                backlog=backlog,
-                reuse_port=self._settings.reuse_port or None,
-            )
-        self._accepting.append(first)
-        is_unix = listening is not None or bool(listen.path)
-        create = loop.create_unix_server if is_unix else loop.create_server
-        for bound in first.sockets:
-            for _ in range(ACCEPTS - 1):
-                duplicate = socket.socket(fileno=os.dup(bound.fileno()))
-                self._accepting.append(await create(self._protocols, sock=duplicate, backlog=backlog))
+            bound = await _bound(self._settings)
+        try:
+            for sock in bound:
+                sock.listen(self._settings.backlog)
+        except OSError:
+            for sock in bound:
+                sock.close()
+            raise
+        self._accepting += [Acceptor(sock, self._protocols, self._connecting) for sock in bound]
         if self.lane is not None:
             self.lane.on_unsettled = self._settle_soon
         _log.info("listening", addresses=[str(address) for address in self.addresses])
@@ -156,8 +145,8 @@ class Listener:
     def stop_accepting(self) -> None:
         """Close the address; clients that are connected are served on."""
         if self._accepting:
-            for server in self._accepting:
-                server.close()
+            for acceptor in self._accepting:
+                acceptor.close()
             self._accepting.clear()
             if self._own_path:
                 with contextlib.suppress(FileNotFoundError):
@@ -173,6 +162,7 @@ class Listener:
             Whether every request finished in time.
         """
         self.stop_accepting()
+        await self._connecting.close(CUT_SECONDS)  # whoever was accepted is then a client
         self._protocols.close_idle()
         grace = self._settings.drain_timeout_seconds if grace_seconds is None else grace_seconds
         late = 0
@@ -188,6 +178,30 @@ class Listener:
             self._settling = None
         self.settle()
         return not late
+
+
+async def _bound(settings: ServerSettings) -> list[socket.socket]:
+    """Sockets at the address: several if a name has several, or no host is named."""
+    listen = settings.listen
+    if listen.path:
+        remove_stale_socket(Path(listen.path))
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.bind(listen.path)
+        except OSError:
+            sock.close()
+            raise
+        return [sock]
+    server = await asyncio.get_running_loop().create_server(
+        asyncio.Protocol,
+        listen.host or None,
+        listen.port,
+        reuse_port=settings.reuse_port or None,
+        start_serving=False,
+    )
+    duplicates = [socket.socket(fileno=os.dup(bound.fileno())) for bound in server.sockets]
+    server.close()
+    return duplicates
 
 
 async def _within(seconds: float, condition: Awaitable[None]) -> bool:

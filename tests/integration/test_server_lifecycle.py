@@ -13,7 +13,8 @@ from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response, make_headers
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import InformationalSender
-from proxy.server.listener import ACCEPTS, Listener
+from proxy.server.accepting import MOST_AT_ONCE
+from proxy.server.listener import Listener
 from proxy.server.settings import ServerSettings
 from tests.support.raw_client import RawClient, request
 from tests.support.scripted_application import MemoryChannel, ScriptedApplication, ScriptedStream, echo, serving, text
@@ -75,7 +76,7 @@ async def test_every_interface(application: ScriptedApplication) -> None:
 async def test_clients_that_connect_at_once_wait_for_few_turns_of_the_event_loop(
     application: ScriptedApplication, tmp_path: Path, listen: str
 ) -> None:
-    clients = 10 * ACCEPTS
+    clients = MOST_AT_ONCE + 10
     where = f"unix:{tmp_path / 's'}" if listen == "unix" else listen
     async with serving(application, listen=where) as listener:
         with contextlib.ExitStack() as connected:
@@ -86,7 +87,18 @@ async def test_clients_that_connect_at_once_wait_for_few_turns_of_the_event_loop
             while len(listener._protocols.clients) < clients:
                 await asyncio.sleep(0)
                 turns += 1
-                assert turns <= clients / 4
+                assert turns <= 8
+
+
+async def test_whoever_was_accepted_when_draining_began_is_let_go(application: ScriptedApplication) -> None:
+    async with serving(application) as listener:
+        with client_of(listener.addresses[0]) as client:
+            while not listener._connecting:
+                await asyncio.sleep(0)
+            assert not listener._protocols.clients  # accepted, and no client yet
+            assert await listener.drain()
+            client.settimeout(5)
+            assert client.recv(1) == b""
 
 
 async def test_unix_socket_and_one_left_behind(application: ScriptedApplication, tmp_path: Path) -> None:
