@@ -177,7 +177,9 @@ class FastLane:
         """Tell the plugins of all replays: soon after `on_unsettled`, and before what they count is read."""
         unsettled, self._unsettled = self._unsettled, []
         for ledger in unsettled:
-            self.hits += ledger.settle()
+            answers = ledger.settle()
+            if ledger.kept:
+                self.hits += answers
 
     def _equivalent(self, head: bytes, caller: Caller, replies: dict[bytes, KeptReply]) -> KeptReply | None:
         """The reply kept under what is left of `head` without the lines that nobody heeds."""

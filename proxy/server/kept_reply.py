@@ -18,11 +18,16 @@ REPLY_OVERHEAD: Final = 1_500
 
 
 class Ledger:
-    """The replays of answers whose plugins count them alike, until the plugins are told."""
+    """The replays of answers whose plugins count them alike, until the plugins are told.
 
-    __slots__ = ("bytes_sent", "durations", "journals", "tallies")
+    Args:
+        kept: the answers are kept here; the upstream's, which go past the pipeline like these, are not.
+    """
 
-    def __init__(self, tallies: tuple[Tally, ...], journals: tuple[Journal[Any], ...]) -> None:
+    __slots__ = ("bytes_sent", "durations", "journals", "kept", "tallies")
+
+    def __init__(self, tallies: tuple[Tally, ...], journals: tuple[Journal[Any], ...], *, kept: bool = True) -> None:
+        self.kept = kept
         self.tallies = tallies
         self.journals = journals
         self.durations: list[float] = []

@@ -248,7 +248,7 @@ class Passages:
         tallies = tuple(part.tally for part in parts if part.tally is not None)
         ledger = self._ledgers.get(tallies)
         if ledger is None:
-            ledger = self._ledgers[tallies] = Ledger(tallies, ())
+            ledger = self._ledgers[tallies] = Ledger(tallies, (), kept=False)
         return ledger
 
     def _give_up(self, key: bytes, now: float) -> None:
