@@ -228,8 +228,8 @@ class EventLogger:
 
 
 class Timestamps:
-    """Times as lines of JSON have them, for many that follow each other: all but the last digits is made once in a
-    millisecond. A tenth of what a `datetime` for each would take.
+    """Times as lines of JSON have them, for many that follow each other: what stands before the last digits is made
+    once in a millisecond. A tenth of what a `datetime` for each would take.
     """
 
     __slots__ = ("_begin", "_start")
@@ -245,10 +245,14 @@ class Timestamps:
         if not 0 <= past < 1000:
             past = microseconds % 1000
             self._start = microseconds - past
-            seconds, within = divmod(self._start, 1_000_000)
-            day = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-            self._begin = f"{day}.{within // 1000:03d}"
+            second, within = divmod(self._start, 1_000_000)
+            self._begin = f"{_to_the_second(second)}.{within // 1000:03d}"
         return self._begin + _MICROSECONDS[past]
+
+
+@lru_cache(maxsize=4)
+def _to_the_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 _MICROSECONDS: Final = tuple(f"{number:03d}Z" for number in range(1000))
