@@ -130,7 +130,9 @@ class KeptReply:
 
     @property
     def whole(self) -> tuple[bytes, ...] | None:
-        """The pieces of a long response that is the same for each request; None for any other."""
+        """The pieces of a response that is the same for each request; None for any other."""
+        if isinstance(self.wire, bytes):
+            return (self.wire,)
         return self.wire if isinstance(self.wire, tuple) else None
 
     def outdate(self) -> None:

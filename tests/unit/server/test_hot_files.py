@@ -13,7 +13,7 @@ from proxy.pipeline.replay import ReplayPart
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import DirectCaller
 from proxy.server.hot_files import LEAST_BYTES, LEAST_USES, MOST_FILES
-from proxy.server.kept_reply import Wire
+from proxy.server.kept_reply import JOINED_BODY_BYTES, Wire
 from proxy.server.memory_file import MemoryFile
 from proxy.storage.memory import Use
 from tests.support.clock import FakeClock
@@ -101,17 +101,18 @@ def _none_left() -> Iterator[None]:
     assert memory_files() == before
 
 
-def test_an_answer_that_was_given_often_is_put_into_a_file_at_its_renewal() -> None:
+@pytest.mark.parametrize("body", [BODY, b"x" * (JOINED_BODY_BYTES + 1)])  # kept in one piece, and in two
+def test_an_answer_that_was_given_often_is_put_into_a_file_at_its_renewal(body: bytes) -> None:
     bench = Bench()
-    bench.heat(1)
+    bench.heat(1, body)
     first = bench.ask(1)
     assert isinstance(first, MemoryFile)
-    assert content(first) == HEAD % 1 + BODY
+    assert content(first) == HEAD % 1 + body
     assert bench.ask(1, LEAST_USES) is first
     bench.clock.advance(1)
     second = bench.ask(1)
     assert isinstance(second, MemoryFile) and second is not first  # what was sent of the first may be on its way
-    assert (content(first), content(second)) == (HEAD % 1 + BODY, HEAD % 2 + BODY)
+    assert (content(first), content(second)) == (HEAD % 1 + body, HEAD % 2 + body)
 
 
 def test_an_answer_that_is_given_less_often_is_not() -> None:
@@ -119,7 +120,7 @@ def test_an_answer_that_is_given_less_often_is_not() -> None:
     bench.keep(1)
     for second in range(4):
         wire = bench.ask(1, LEAST_USES - 1)
-        assert isinstance(wire, tuple) and content(wire) == HEAD % second + BODY
+        assert not isinstance(wire, MemoryFile) and content(wire) == HEAD % second + BODY
         bench.clock.advance(1)
 
 
@@ -131,21 +132,21 @@ def test_it_has_no_file_once_it_is_given_less_often() -> None:
     assert isinstance(bench.ask(1), MemoryFile)
     assert bench.lane.bytes == weight + len(HEAD % 1) + len(BODY)  # a copy, though the store keeps the body, too
     bench.clock.advance(1)
-    assert isinstance(bench.ask(1), tuple)
+    assert not isinstance(bench.ask(1), MemoryFile)
     assert (bench.lane.bytes, memory_files()) == (weight, before)
 
 
 def test_a_short_answer_is_not_put_into_a_file() -> None:
     bench = Bench()
     bench.heat(1, BODY[:-1])
-    assert isinstance(bench.ask(1), tuple)
+    assert not isinstance(bench.ask(1), MemoryFile)
 
 
 def test_an_answer_of_which_each_request_makes_something_is_not_either() -> None:
     bench = Bench()
     bench.heat(1, parts=[ReplayPart(check=lambda _: "9", field="RateLimit")])
     wire = bench.ask(1)
-    assert isinstance(wire, tuple)
+    assert not isinstance(wire, MemoryFile)
     assert content(wire) == b"HTTP/1.1 200 OK\r\nAge: 1\r\nRateLimit: 9\r\n\r\n" + BODY
 
 
@@ -153,7 +154,7 @@ def test_what_was_used_before_the_answer_was_kept_counts_for_nothing() -> None:
     bench = Bench()
     terms = Terms(bench.clock.wall(), BODY, [Used(hits=1_000)])
     bench.lane.keep(bench.head(1), bench.caller, terms, (), HEAD % 0, BODY)
-    assert isinstance(bench.ask(1), tuple)
+    assert not isinstance(bench.ask(1), MemoryFile)
 
 
 @pytest.mark.parametrize("end", ["void", "reset"])
@@ -178,13 +179,13 @@ def test_files_take_half_of_the_room_and_each_an_eighth_at_most() -> None:
     bench = Bench(max_bytes=16 * LEAST_BYTES)
     share = 2 * LEAST_BYTES - len(HEAD % 0)
     bench.heat(0, b"x" * (share + 1))
-    assert isinstance(bench.ask(0), tuple)
+    assert not isinstance(bench.ask(0), MemoryFile)
     for number in range(1, 9):
         bench.heat(number, b"x" * share)
         bench.ask(number, LEAST_USES)
     bench.clock.advance(1)
-    kinds = [type(bench.ask(number)) for number in range(1, 9)]
-    assert kinds == [MemoryFile] * 4 + [tuple] * 4
+    filed = [isinstance(bench.ask(number), MemoryFile) for number in range(1, 9)]
+    assert filed == [True] * 4 + [False] * 4
 
 
 def test_there_are_not_too_many_of_them() -> None:
@@ -194,8 +195,8 @@ def test_there_are_not_too_many_of_them() -> None:
         bench.keep(number)
         bench.ask(number, LEAST_USES)
     bench.clock.advance(1)
-    kinds = [type(bench.ask(number)) for number in range(MOST_FILES + 3)]
-    assert kinds == [MemoryFile] * MOST_FILES + [tuple] * 3
+    filed = [isinstance(bench.ask(number), MemoryFile) for number in range(MOST_FILES + 3)]
+    assert filed == [True] * MOST_FILES + [False] * 3
     assert memory_files() == before + MOST_FILES
 
 
@@ -206,7 +207,7 @@ def test_a_file_that_nobody_asks_for_gives_way() -> None:
         bench.keep(number, body)
         bench.ask(number, LEAST_USES)
     bench.clock.advance(1)
-    assert [type(bench.ask(number)) for number in range(4)] == [MemoryFile] * 4  # and room for no more
+    assert all(isinstance(bench.ask(number), MemoryFile) for number in range(4))  # and there is room for no more
     bench.heat(9, b"y" * len(body))
     assert isinstance(bench.ask(9), MemoryFile)
     assert content(bench.ask(0)) == HEAD % 2 + body  # though its file is gone
