@@ -18,7 +18,8 @@ from typing import Final, TypeAlias
 import uvloop
 
 from proxy.clock import SystemClock
-from proxy.http.message import make_headers
+from proxy.http.dates import format_date
+from proxy.http.message import shared_headers
 from proxy.metrics.registry import Registry
 from proxy.policy.model import EntityTag, Stored
 from proxy.storage.base import CacheKey, Entry
@@ -37,36 +38,37 @@ KEYS: Final = 512
 ROUNDS: Final = 7
 MAX_BYTES: Final = 64 * 2**20
 DEADLINE_SECONDS: Final = 120.0
-
-FIELDS: Final = (
-    ("Server", "bench"),
-    ("Date", "Sat, 21 Nov 2026 08:49:37 GMT"),
-    ("Content-Type", "application/json"),
-    ("Cache-Control", "max-age=60, stale-while-revalidate=30"),
-    ("Vary", "Accept-Encoding"),
-    ("ETag", '"0123456789abcdef"'),
-    ("Content-Length", "1024"),
-    ("Last-Modified", "Sat, 21 Nov 2026 08:00:00 GMT"),
-    ("X-Request-ID", "0af7651916cd43dd8448eb211c80319c"),
-    ("X-Frame-Options", "DENY"),
-)
+_MODIFIED: Final = 1_600_000_000.0
 
 
 def made_entry(number: int, now: float) -> Entry:
-    """A record of 1 KB that came at `now`, in wall seconds."""
+    """A record of 1 KB that came at `now`, in wall seconds: as the cache makes them, some values its own."""
+    tag = EntityTag(f"{number:016x}")
+    fields = (
+        ("Server", "bench"),
+        ("Date", format_date(now)),
+        ("Content-Type", "application/json"),
+        ("Cache-Control", "max-age=60, stale-while-revalidate=30"),
+        ("Vary", "Accept-Encoding"),
+        ("ETag", str(tag)),
+        ("Content-Length", "1024"),
+        ("Last-Modified", format_date(_MODIFIED)),
+        ("X-Request-ID", f"{number * 0x9E3779B97F4A7C15 % 2**128:032x}"),
+        ("X-Frame-Options", "DENY"),
+    )
     stored = Stored(
         method="GET",
         status=200,
-        headers=make_headers(FIELDS),
+        headers=shared_headers(fields),
         request_time=now,
         response_time=now + 0.01,
         initial_age=0.01,
         fresh_until=now + 60,
         stale_while_revalidate_until=now + 90,
         stale_if_error_until=now + 90,
-        etag=EntityTag("0123456789abcdef"),
-        last_modified=now,
-        date=now,
+        etag=tag,
+        last_modified=_MODIFIED,
+        date=now // 1,
         vary=("accept-encoding",),
         body_length=1024,
     )

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from typing_extensions import override
+
+from proxy.values import value
 
 # etagc is any visible character but the quote, or obs-text; there are no escapes and a comma stands for itself. Bytes
 # that are not UTF-8 arrive as surrogates, which \x80-\U0010ffff includes.
@@ -14,7 +15,7 @@ _ONE: Final = re.compile(_TAG)
 _MEMBER: Final = re.compile(r"[ \t]*(?:" + _TAG + r")?[ \t]*(,|\Z)")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EntityTag:
     """An entity tag (RFC 9110 §8.8.3). `opaque` is without the quotes."""
 

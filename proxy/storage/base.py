@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from proxy.policy.model import Stored
+from proxy.values import value_by_identity
 
 PurgeId: TypeAlias = int
 """The place of a record in the invalidation log; ids grow. 0: before every record."""
@@ -35,7 +36,7 @@ class CacheKey(NamedTuple):
         ).digest()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@value_by_identity
 class Entry:
     """A stored response.
 

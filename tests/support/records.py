@@ -109,6 +109,8 @@ storeds = st.builds(
     vary=st.lists(texts, max_size=3).map(tuple),
     body_length=st.integers(0, 2**70),
     content_range=st.none() | st.tuples(st.integers(), st.integers(), st.none() | st.integers()),
+    softened=st.booleans(),
+    no_default_ttl=st.booleans(),
 )
 entries = st.builds(
     Entry,

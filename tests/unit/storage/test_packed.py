@@ -1,12 +1,15 @@
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.http.message import make_headers
 from proxy.storage.base import Entry
 from proxy.storage.memory import MemoryStore, weigh
-from proxy.storage.packed import Packer
+from proxy.storage.packed import PackedEntry, address, pack, unpack
+from proxy.storage.shapes import Shapes
 from tests.support.clock import FakeClock
 from tests.support.records import NOW, entries, entry, key, marker, same
 
@@ -24,30 +27,37 @@ def like_others(number: int) -> Entry:
     return replace(made, stored=replace(made.stored, headers=make_headers(fields.items())))
 
 
-@given(entries)
-def test_an_entry_comes_out_as_it_went_in_with_the_same_bodies(one: Entry) -> None:
-    packer = Packer()
-    packer.pack(like_others(0))
-    packed = packer.pack(one)
-    unpacked = packer.unpack(packed)
-    assert same(unpacked, one)
-    assert unpacked.body is one.body
-    assert unpacked.forms is one.forms
-    assert packed.discard_at == one.discard_at
-    assert packer.address(packed) == (one.url, one.tags)
+def packed_and_back(made: Entry, primary: str = "GET http://example.test/") -> Entry:
+    return unpack(pack(made, primary), primary)
+
+
+@given(entries, st.sampled_from(["", "GET "]))
+@settings(deadline=None)
+def test_an_entry_comes_out_as_it_went_in_with_the_same_bodies(one: Entry, method: str) -> None:
+    for primary in (method + one.url, "GET http://example.test/"):
+        packed = pack(one, primary)
+        unpacked = unpack(packed, primary)
+        assert same(unpacked, one)
+        assert unpacked.body is one.body
+        assert unpacked.forms is one.forms
+        assert packed.discard_at == one.discard_at
+        assert address(packed, primary) == (one.url, one.tags)
 
 
 @pytest.mark.parametrize("length", [2**64, 2**64 + 1, 2**70])
 def test_an_integer_that_json_readers_take_for_a_float_stays_what_it_is(length: int) -> None:
-    packer, made = Packer(), entry()
+    made = entry()
     made = replace(made, stored=replace(made.stored, body_length=length))
-    assert same(packer.unpack(packer.pack(made)), made)
+    assert same(packed_and_back(made), made)
+
+
+def pack_all(made: Iterable[Entry]) -> list[PackedEntry]:
+    return [pack(one, f"GET {one.url}") for one in made]
 
 
 def test_what_is_alike_takes_few_bytes() -> None:
-    packer = Packer()
-    packed = [packer.pack(like_others(number)) for number in range(100)]
-    assert max(len(one.data) for one in packed[1:]) < 150
+    packed = pack_all(like_others(number) for number in range(200))
+    assert max(one.extra_bytes for one in packed[100:]) < 160
 
 
 def test_kinds_of_entries_that_come_by_turns_all_take_few_bytes() -> None:
@@ -56,17 +66,40 @@ def test_kinds_of_entries_that_come_by_turns_all_take_few_bytes() -> None:
         fields = [(f"X-{kind}-{place}", f"{kind * 31 + place:x}" * 12) for place in range(12)]
         return replace(made, stored=replace(made.stored, headers=make_headers(fields)))
 
-    packer = Packer()
-    packed = [packer.pack(of_kind(number % 3, number)) for number in range(100)]
-    assert max(len(one.data) for one in packed[50:]) < 150
-    assert all(same(packer.unpack(one), of_kind(number % 3, number)) for number, one in enumerate(packed))
+    packed = pack_all(of_kind(number % 3, number) for number in range(100))
+    assert max(one.extra_bytes for one in packed[50:]) < 150
+    assert all(
+        same(unpack(one, f"GET http://example.test/items/{number}"), of_kind(number % 3, number))
+        for number, one in enumerate(packed)
+    )
+
+
+def test_what_is_like_no_other_keeps_no_shape_but_its_bytes() -> None:
+    def strange(number: int) -> Entry:
+        made = like_others(number)
+        return replace(made, stored=replace(made.stored, headers=make_headers([(f"X-{number}", "x")])))
+
+    packed = pack_all(strange(number) for number in range(50))
+    assert all(isinstance(one.shape, bytes) for one in packed)
+    assert min(one.extra_bytes for one in packed) > len(Shapes().split(strange(0))[0].data)
+    assert all(
+        same(unpack(one, f"GET http://example.test/items/{number}"), strange(number))
+        for number, one in enumerate(packed)
+    )
+
+
+def test_a_url_that_its_key_does_not_end_with_takes_bytes() -> None:
+    made = entry("/a?utm_source=x")
+    for _ in range(100):  # its shape is one that many share from here on
+        pack(made, "")
+    short, long = pack(made, f"GET {made.url}"), pack(made, "GET http://example.test/a")
+    assert long.extra_bytes == short.extra_bytes + len(made.url)
 
 
 def test_a_change_is_made_when_the_entry_is_unpacked() -> None:
-    packer = Packer()
-    packed = packer.pack(entry())
+    packed = pack(entry(), "")
     packed.change = lambda old: replace(old, route="changed")
-    assert packer.unpack(packed).route == "changed"
+    assert unpack(packed, "").route == "changed"
 
 
 # In L1.
@@ -164,12 +197,12 @@ def test_an_entry_that_somebody_watches_is_not_packed() -> None:
 
 
 def test_what_unpacking_takes_others_make_room_for() -> None:
-    size = weigh(key("/items/0"), like_others(0))
-    store = filled(3, max_bytes=3 * size)
+    size = weigh(key("/items/10"), like_others(10))
+    store = filled(30, max_bytes=30 * size)
     packs(store)
-    store.put(key("/items/3"), like_others(3))
-    assert len(store) == 4
-    for number in range(4):
+    store.put(key("/items/30"), like_others(30))
+    assert len(store) == 31
+    for number in range(31):
         store.get(key(f"/items/{number}"))
     assert store.evictions == 1
     assert store.bytes <= store.max_bytes

@@ -1,0 +1,273 @@
+"""What alike stored responses have in common, apart from what is each one's own.
+
+Responses of one origin look alike: the same status, field names and most values; times, validators and ids differ. An
+entry but for its URL and its bodies is therefore split into its *shape*, bytes that are equal for alike entries, and
+its *own* bytes (`shapes.py` does it). A shape is worked out once; from then on reading an entry is one look-up by the
+shape's bytes and filling in, without a look at each field.
+
+Own bytes: flags (1), numbers (8 each, little-endian doubles: `discard_at` first), and a JSON array: `purge_id`,
+`body_length`, the values of header fields that are the entry's own, then, as the shape says, the entity tag, the tags
+and the content range. The shape is JSON, see `_MEMBERS`.
+
+Every field of `Stored` and `Entry` that is not named here is a number if it is a float, and part of the shape if it is
+anything else: none can be forgotten.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import orjson
+from multidict import CIMultiDict, CIMultiDictProxy, istr
+
+from proxy.http.dates import format_date
+from proxy.http.etag import EntityTag
+from proxy.http.message import MAX_SHARED, Headers, make_headers
+from proxy.policy.model import Stored
+from proxy.storage.base import Entry
+from proxy.storage.documents import (
+    Document,
+    UndecodableError,
+    defaults_of,
+    dump,
+    exactly,
+    hints_of,
+    load_object,
+    reader,
+)
+
+PLAIN_JSON: Final = 1
+"""Flag: the array is as the json module writes it. orjson has neither lone surrogates nor integers beyond 64 bits."""
+
+_HINTS: Final = {**{f"stored.{name}": hint for name, hint in hints_of(Stored).items()}, **hints_of(Entry)}
+_DEFAULTS: Final = {**{f"stored.{name}": value for name, value in defaults_of(Stored).items()}, **defaults_of(Entry)}
+
+# How each field is kept, by its path from the entry.
+STEPPED: Final = ("stored.stale_while_revalidate_until", "stored.stale_if_error_until")
+"""Mostly so many whole seconds after `fresh_until`, and that many is the same in alike responses."""
+NUMBERS: Final = (
+    "discard_at",
+    *(path for path, hint in _HINTS.items() if hint is float and path not in {"discard_at", *STEPPED}),
+)
+OPTIONAL: Final = tuple(path for path, hint in _HINTS.items() if hint == float | None)
+"""Numbers, too, unless they are None; the shape says which are."""
+INTEGERS: Final = ("purge_id", "stored.body_length")
+_ETAG, _TAGS, _RANGE, _HEADERS = "stored.etag", "tags", "stored.content_range", "stored.headers"
+_BESIDE: Final = ("stored", "url", "body", "forms")
+_NAMED: Final = {*STEPPED, *NUMBERS, *OPTIONAL, *INTEGERS, _ETAG, _TAGS, _RANGE, _HEADERS, *_BESIDE}
+CONSTANTS: Final = tuple(path for path in _HINTS if path not in _NAMED)
+CONSTANTS_DOCUMENT: Final = Document({path: _HINTS[path] for path in CONSTANTS}, _DEFAULTS)
+
+# The numbers that every entry has come first in a row, behind the flags.
+DISCARD_AT, RESPONSE_TIME, FRESH_UNTIL = (
+    1 + NUMBERS.index(path) for path in ("discard_at", "stored.response_time", "stored.fresh_until")
+)
+_read_tags: Final = reader(_HINTS[_TAGS])
+_read_range: Final = reader(_HINTS[_RANGE])
+_date_text: Final = lru_cache(MAX_SHARED)(format_date)  # without a step through Python, which would double its time
+
+ECHOES: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+    "content-length": ("stored.body_length", str),
+    "date": ("stored.date", _date_text),
+    "etag": (_ETAG, str),
+    "last-modified": ("stored.last_modified", _date_text),
+}
+"""Header fields that mostly say what another field of the entry says, and how: they are written anew from that."""
+
+OWN_VALUE: Final = None
+ECHO: Final = True
+
+# The members of a shape, and how each is read. `fields` are pairs: a name, and the value, or `OWN_VALUE`, or `ECHO`.
+# `steps` are the seconds of `STEPPED`, null where it is a number of its own; `absent` are the places in `OPTIONAL` of
+# what is None; `weak` is null where there is no entity tag.
+_MEMBERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "fields": exactly(list),
+    "steps": reader(tuple[float | None, ...]),
+    "absent": reader(tuple[int, ...]),
+    "weak": reader(bool | None),
+    "tagged": exactly(bool),
+    "ranged": exactly(bool),
+    "constants": CONSTANTS_DOCUMENT.read,
+}
+
+
+Own: TypeAlias = tuple[tuple[Any, ...], list[str]]
+"""What an entry's own bytes say: a row of flags, numbers, the array and the entity tag; and the values of the header
+fields that are its own, as `Shape.own_names` names them."""
+
+
+class _Fields(NamedTuple):
+    """The header fields of a shape, see `Shape`.
+
+    Attributes:
+        own, echoes: places of the fields whose values are the entry's own, and of those that are written anew.
+        prototype: all of them, if the values of those can be set by name: none of these names is there twice.
+    """
+
+    names: tuple[istr, ...]
+    values: tuple[str | None, ...]
+    own: tuple[int, ...]
+    echoes: tuple[int, ...]
+    prototype: CIMultiDict[str] | None
+
+    @classmethod
+    def read(cls, pairs: list[Any]) -> "_Fields":
+        """See `_MEMBERS`."""
+        if not all(type(pair) is list and len(pair) == 2 and type(pair[0]) is str for pair in pairs):
+            raise UndecodableError
+        kinds = [value if value is OWN_VALUE or value is ECHO else exactly(str)(value) for _, value in pairs]
+        names = tuple(istr(name) for name, _ in pairs)  # of one that is no istr a multidict keeps two more strings
+        values = tuple(value if type(value) is str else None for value in kinds)
+        own = tuple(place for place, value in enumerate(kinds) if value is OWN_VALUE)
+        echoes = tuple(place for place, value in enumerate(kinds) if value is ECHO)
+        prototype = CIMultiDict([(name, value or "") for name, value in zip(names, values, strict=True)])
+        single = all(len(prototype.getall(names[place])) == 1 for place in own + echoes)
+        return cls(names, values, own, echoes, prototype if single else None)
+
+
+class Shape:
+    """What alike entries have in common.
+
+    Args:
+        data: the shape's bytes, or any others.
+
+    Attributes:
+        data: the same.
+        names, values: of all header fields, in their order; a value is None where it is each entry's own.
+        own_names, own_places: which fields those are, in the order of `Own.values`.
+        tagged: whether entries of this shape have tags.
+        uses: how many entries were found to have this shape.
+
+    Raises:
+        UndecodableError, ValueError, RecursionError: they are no shape of this version.
+    """
+
+    __slots__ = (
+        "_constants", "_echoes", "_kinds", "_numbers", "_opaque", "_own_count", "_pick_entry", "_pick_stored",
+        "_prototype", "_purge_id", "_ranged", "_steps", "_weak", "data", "names", "own_names", "own_places", "tagged",
+        "uses", "values",
+    )  # fmt: skip
+
+    def __init__(self, data: bytes) -> None:
+        document = load_object(data)
+        if document.keys() != _MEMBERS.keys():
+            raise UndecodableError
+        read = {name: _MEMBERS[name](value) for name, value in document.items()}
+        fields = _Fields.read(read["fields"])
+        self.data = data
+        self.uses = 0
+        self.names, self.values = fields.names, fields.values
+        self.own_places = fields.own + fields.echoes
+        self.own_names = tuple(fields.names[place] for place in self.own_places)
+        self._own_count = len(fields.own)
+        self._prototype = fields.prototype
+        self._weak: bool | None = read["weak"]
+        self.tagged: bool = read["tagged"]
+        self._ranged: bool = read["ranged"]
+        echoes = [fields.names[place] for place in fields.echoes]
+        self._lay_out(read["steps"], read["absent"], read["constants"], echoes)
+
+    def _lay_out(
+        self,
+        steps: tuple[float | None, ...],
+        absent: tuple[int, ...],
+        constants: dict[str, Any],
+        echoes: list[istr],
+    ) -> None:
+        """Decide where in the row of `read_own`, and in what `fill` makes of it, each field stands."""
+        if len(steps) != len(STEPPED) or not {*absent} <= {*range(len(OPTIONAL))}:
+            raise UndecodableError
+        stepped = [path for path, step in zip(STEPPED, steps, strict=True) if step is not None]
+        none = [path for place, path in enumerate(OPTIONAL) if place in absent]
+        numbers = [path for path in (*NUMBERS, *OPTIONAL, *STEPPED) if path not in {*stepped, *none}]
+        self._numbers = struct.Struct(f"<B{len(numbers)}d")
+        self._purge_id = 1 + len(numbers)
+        self._steps = tuple(step for step in steps if step is not None)
+        strings, lists = self._own_count + (self._weak is not None), self.tagged + self._ranged
+        self._kinds = [int] * len(INTEGERS) + [str] * strings + [list] * lists
+        self._opaque = len(INTEGERS) + self._own_count
+        own = ["flags", *numbers, *INTEGERS, *(f"array {place}" for place in range(strings + lists)), _ETAG]
+        row = [*own, *stepped, _HEADERS, _TAGS, _RANGE, *constants, *none]
+        self._constants = (*constants.values(), *(None for _ in none))
+        self._pick_stored = itemgetter(*(row.index(f"stored.{name}") for name in hints_of(Stored)))
+        row += _BESIDE
+        self._pick_entry = itemgetter(*(row.index(name) for name in hints_of(Entry)))
+        self._echoes: list[tuple[int, Callable[[Any], str]]] = []
+        for name in echoes:
+            path, text = ECHOES.get(name.lower(), ("", str))
+            if path not in own or (path == _ETAG and self._weak is None):
+                raise UndecodableError
+            self._echoes.append((own.index(path), text))
+
+    def read_own(self, data: bytes, start: int = 0, end: int | None = None) -> Own:
+        """Read the own bytes of an entry of this shape, which are `data[start:end]`.
+
+        Raises:
+            UndecodableError, ValueError, OverflowError, RecursionError, struct.error: they are none.
+        """
+        numbers = self._numbers.unpack_from(data, start)
+        text = data[start + self._numbers.size : end]
+        flags = numbers[0]
+        array: Any = json.loads(text) if flags == PLAIN_JSON else orjson.loads(text)
+        # Lists are looked into when they are needed.
+        if type(array) is not list or [*map(type, array)] != self._kinds or flags > PLAIN_JSON:
+            raise UndecodableError
+        weak = self._weak
+        row = (*numbers, *array, None if weak is None else EntityTag(array[self._opaque], weak))
+        return row, [*array[len(INTEGERS) : self._opaque], *[text(row[place]) for place, text in self._echoes]]
+
+    def write_own(self, numbers: tuple[float, ...], array: list[object]) -> bytes:
+        """The own bytes of an entry of this shape. Order and presence are `Shapes.split`'s business."""
+        try:
+            flags, text = 0, orjson.dumps(array)
+        except TypeError:  # a lone surrogate, or an integer beyond 64 bits
+            flags, text = PLAIN_JSON, dump(array)
+        return self._numbers.pack(flags, *numbers) + text
+
+    def tags(self, own: Own) -> tuple[str, ...]:
+        """The tags of an entry of this shape.
+
+        Raises:
+            UndecodableError: they are none.
+        """
+        if not self.tagged:
+            return ()
+        tags: tuple[str, ...] = _read_tags(own[0][-3 if self._ranged else -2])
+        return tags
+
+    def purge_id(self, own: Own) -> int:
+        """See `Entry`."""
+        purge_id: int = own[0][self._purge_id]
+        return purge_id
+
+    def fill(self, own: Own, url: str, body: bytes, forms: Mapping[str, bytes]) -> Entry:
+        """The entry of this shape that has these parts.
+
+        Raises:
+            UndecodableError: its own bytes are none of this shape's.
+        """
+        row, values = own
+        fresh_until = row[FRESH_UNTIL]
+        row = (
+            *row,
+            *[fresh_until + step for step in self._steps],
+            self._headers(values),
+            self.tags(own) if self.tagged else (),
+            _read_range(row[-2]) if self._ranged else None,
+            *self._constants,
+        )
+        stored = Stored(*self._pick_stored(row))
+        return Entry(*self._pick_entry((*row, stored, url, body, forms)))
+
+    def _headers(self, values: list[str]) -> Headers:
+        if self._prototype is None:
+            texts = {**dict(enumerate(self.values)), **dict(zip(self.own_places, values, strict=True))}
+            return make_headers([(name, texts[place] or "") for place, name in enumerate(self.names)])
+        # To copy a multidict and set half of its values takes half the time of making one.
+        headers = self._prototype.copy()
+        for name, value in zip(self.own_names, values):  # noqa: B905  # takes a quarter longer if it is to be strict
+            headers[name] = value
+        return CIMultiDictProxy(headers)
