@@ -126,21 +126,20 @@ class AccessLog(Plugin[AccessLogSettings]):
         timestamp = self._timestamps.text
         every = self.settings.sample >= 1
         text: list[str] = []
-        lines = 0
+        skipped = alone = 0
         trace, trace_of = None, b""
         for replays, arrival, head, moment, duration in notes:
             if not every and not self._is_picked(duration):
-                self._skipped += 1
+                skipped += 1
                 continue
-            self._written += 1
             arrival.head = head
             if head != trace_of:
                 trace, trace_of = _trace_id(arrival.field(b"traceparent")), head
             prepared = replays.untraced if trace is None else replays.traced
             if prepared is None:
                 log.info(self._replay_line(replays.template, arrival, moment, duration, trace))
+                alone += 1
                 continue
-            lines += 1
             microseconds = int(duration * 1_000_000 + 0.5)
             took = _MILLISECONDS[microseconds] if microseconds < 1000 else f"{duration * 1000:.3f}"
             begin, to_id, to_client, to_took, to_first, to_trace, end = prepared
@@ -148,8 +147,10 @@ class AccessLog(Plugin[AccessLogSettings]):
                 begin, timestamp(moment), to_id, arrival.make_id(), to_client, escaped(arrival.client), to_took, took,
                 to_first, took, to_trace, trace or "", end,
             )  # fmt: skip
-        if lines:
-            log.write("".join(text), lines)
+        self._skipped += skipped
+        self._written += len(notes) - skipped
+        if text:
+            log.write("".join(text), len(notes) - skipped - alone)
 
     def _replay_line(
         self, template: Mapping[str, object], arrival: Arrival, moment: float, duration: float, trace: str | None

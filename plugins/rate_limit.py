@@ -173,26 +173,26 @@ class RateLimit(Plugin[RateLimitSettings]):
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
         if not self._accounts:
             return None
-        route = exchange.route.name
-        limited = self._client(exchange.request.client) is not None
+        identify = self._client
+        if identify(exchange.request.client) is None:
+            return ReplayPart(check=lambda arrival: "" if identify(arrival.client) is None else None)
         if not SERVER_MADE.isdisjoint(self.heeded_fields):
             return ReplayPart(check=lambda _: None)  # the head does not tell what the field says
+        # The kept answer may have the fields that announce limits: a client that has none needs another.
+        route, announced = exchange.route.name, self._announced
         headers = tuple(account.header.lower().encode() if account.header else None for account in self._accounts)
-        announced = self._announced and limited
-        identify, monotonic = self._client, self._clock.monotonic
         first = self._accounts[0]
         take, left, per_route = first.meter.take, first.left, first.per_route
 
         def check(arrival: Arrival) -> str | None:
             client = identify(arrival.client)
-            if client is None or not limited:
-                # The kept answer has the fields that announce limits, or has not: another client needs another answer.
-                return "" if client is None and not limited else None
+            if client is None:
+                return None
             keys = [
                 self._key_of(account, route, None if header is None else arrival.field(header), client)
                 for account, header in zip(self._accounts, headers, strict=True)
             ]
-            owed = self._take(keys, int(monotonic() * NANOSECONDS))
+            owed = self._take(keys, int(arrival.began * NANOSECONDS))
             if owed is None:
                 return None  # nothing was charged: the pipeline asks again, and refuses with all that belongs to it
             return self._left(owed) if announced else ""
@@ -200,9 +200,9 @@ class RateLimit(Plugin[RateLimitSettings]):
         def check_alone(arrival: Arrival) -> str | None:
             """As `check`, where one rule goes by address or route: the usual thing, in a fifth of the time."""
             client = identify(arrival.client)
-            if client is None or not limited:
-                return "" if client is None and not limited else None
-            owed_ns = take(route if per_route else client, int(monotonic() * NANOSECONDS))
+            if client is None:
+                return None
+            owed_ns = take(route if per_route else client, int(arrival.began * NANOSECONDS))
             if not owed_ns:
                 return None
             return left(owed_ns) if announced else ""
@@ -210,7 +210,7 @@ class RateLimit(Plugin[RateLimitSettings]):
         return ReplayPart(
             check=check_alone if headers == (None,) else check,
             field="RateLimit" if announced else "",
-            tally=self._tally if limited else None,
+            tally=self._tally,
         )
 
     def _tally(self, durations: Sequence[float], _bytes_sent: int) -> None:

@@ -41,9 +41,11 @@ class Arrival(Protocol):
 
     Attributes:
         head: of the connection's newest request. Who was told of an earlier one sets it before reading from it.
+        began: when the request came that a `Check` is asked about, in monotonic seconds.
     """
 
     head: bytes
+    began: float
 
     @property
     def client(self) -> str:

@@ -125,15 +125,10 @@ class FastLane:
         caller.head = head
         wire = reply.wire
         if reply.checks:
-            values: list[str] = []
-            for check, fills in reply.checks:
-                value = check(caller)
-                if value is None:
-                    return None
-                if fills:
-                    values.append(value)
-            if values:
-                wire = reply.filled(values)
+            caller.began = began
+            wire = reply.asked(caller)
+            if wire is None:
+                return None
         reply.used = True
         for use in reply.uses:
             use.visited = True

@@ -24,11 +24,12 @@ class _Peer:
         exact_misses: for the fast lane to count.
     """
 
-    __slots__ = ("exact_misses", "head", "peer")
+    __slots__ = ("began", "exact_misses", "head", "peer")
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
         self.head = b""
+        self.began = 0.0
         self.exact_misses = 0
 
     def field(self, name: bytes) -> str | None:

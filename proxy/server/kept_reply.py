@@ -6,7 +6,7 @@ from math import inf
 from typing import Any, Final, TypeAlias
 
 from proxy.http.message import to_wire
-from proxy.pipeline.replay import Journal, ReplayPart, ReplayTerms, Tally
+from proxy.pipeline.replay import Arrival, Journal, ReplayPart, ReplayTerms, Tally
 from proxy.server.memory_file import MemoryFile
 
 Wire: TypeAlias = bytes | tuple[bytes, ...] | MemoryFile
@@ -53,7 +53,7 @@ class KeptReply:
 
     Attributes:
         wire: the response, in two pieces or a file where the body is long; None before it is renewed for the first
-            time, and where values of the checks stand in it: see `filled`.
+            time, and where values of the checks stand in it: see `asked`.
         since, until: wall seconds between which it is right; a clock may be set back.
         checks, journals: of the plugins' parts.
         body_bytes: what is sent of a body.
@@ -64,8 +64,8 @@ class KeptReply:
     """
 
     __slots__ = (
-        "_body", "_filled", "_last", "_open", "_pieces", "_rest", "_slots", "_uses_before", "body_bytes", "checks",
-        "journals", "keys", "ledger", "since", "size", "terms", "until", "used", "uses", "wire",
+        "_body", "_filled", "_last", "_open", "_pieces", "_rest", "_slots", "_uses_before", "_values", "body_bytes",
+        "checks", "journals", "keys", "ledger", "since", "size", "terms", "until", "used", "uses", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -91,7 +91,8 @@ class KeptReply:
         self._body = body
         self._open: tuple[tuple[bytes, int], ...] = ()  # what stands before a slot, and the place of its value
         self._rest = b""  # what stands behind the last of these
-        self._last: tuple[list[str], Wire] | None = None  # values that were filled in, and what that gave
+        self._values: list[str] = []  # what was filled in last
+        self._last: Wire | None = None  # what that gave
         self.wire: Wire | None = None
         self.since = inf
         self.until = -inf
@@ -118,7 +119,7 @@ class KeptReply:
                 piece = following
         self._open = tuple(begun)
         self._rest = piece
-        self._last = None
+        self._values = []
         self.wire = None if begun else self._joined([piece])
         return True
 
@@ -140,17 +141,28 @@ class KeptReply:
         self.wire = None
         self.until = -inf
 
-    def filled(self, values: list[str]) -> Wire:
-        """The response, with the values that the checks gave for this request, in the order of the checks."""
-        if self._last is not None and self._last[0] == values:  # most who are limited are far from the limit
-            return self._last[1]
+    def asked(self, caller: Arrival) -> Wire | None:
+        """The response to this request, with the values that the checks give for it; None if one of them says no."""
+        values: list[str] = []
+        for check, fills in self.checks:
+            value = check(caller)
+            if value is None:
+                return None
+            if fills:
+                values.append(value)
+        if not values:
+            return self.wire
+        if values != self._values:  # most who are limited are far from the limit, and are told the same
+            self._values = values
+            self._last = self._fill(values)
+        return self._last
+
+    def _fill(self, values: list[str]) -> Wire:
         pieces: list[bytes] = []
         for piece, place in self._open:
             pieces += (piece, to_wire(values[place]))
         pieces.append(self._rest)
-        wire = self._joined(pieces)
-        self._last = values, wire
-        return wire
+        return self._joined(pieces)
 
     def _joined(self, head: list[bytes]) -> bytes | tuple[bytes, ...]:
         if len(self._body) <= JOINED_BODY_BYTES:

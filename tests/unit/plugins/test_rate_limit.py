@@ -11,10 +11,13 @@ from pydantic import ValidationError
 
 from plugins.rate_limit import RateLimit, RateLimitSettings
 from proxy.http.message import Request, Response
+from proxy.pipeline.exchange import Exchange, Outcome
 from proxy.pipeline.plugin import Replay
+from proxy.pipeline.replay import ReplayPart
 from proxy.pipeline.routes import Route
+from proxy.server.heads import DirectCaller
 from tests.support.clock import FakeClock
-from tests.support.plugin_harness import PluginHarness, harness, response
+from tests.support.plugin_harness import PluginHarness, harness, request, response
 
 PER_ADDRESS: Mapping[str, object] = {"name": "per-address", "rate": 3, "period_seconds": 60}
 
@@ -279,6 +282,34 @@ async def test_more_clients_than_accounts_are_bounded_and_the_limited_one_stays_
 def test_wrong_settings_are_refused(wrong: Mapping[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RateLimitSettings.model_validate(wrong)
+
+
+@pytest.mark.parametrize("rules", [(PER_ADDRESS,), (PER_ADDRESS, {**PER_ADDRESS, "name": "other", "rate": 5})])
+async def test_an_answer_given_again_is_for_clients_that_are_limited_or_for_those_that_are_not(
+    rules: tuple[Mapping[str, object], ...],
+) -> None:
+    anybody, friend = (DirectCaller(address, lambda: "id") for address in ("192.0.2.1", "10.0.0.1"))
+    async with limited(settings(*rules, allow=["10.0.0.0/8"])) as sidecar:
+        (plugin,) = sidecar.pipeline.plugins
+        anybody.began = friend.began = sidecar.clock.monotonic()
+
+        def part(client: str) -> ReplayPart:
+            exchange = Exchange(request=request(client=client), route=Route("r"), id="x", started=0.0)
+            given = plugin.on_replay(exchange, Outcome(status=200, bytes_sent=5, duration=0.1))
+            assert given is not None and given.check is not None
+            return given
+
+        free, counted = part("10.0.0.2"), part("192.0.2.2")
+        assert free.check is not None and counted.check is not None
+        assert (free.field, counted.field) == ("", "RateLimit")
+        assert [free.check(one) for one in (friend, anybody)] == ["", None]
+        told = counted.check(anybody)
+        assert told is not None and told.startswith('"per-address";r=2;t=20')
+        assert counted.check(friend) is None
+        assert [counted.check(anybody) is None for _ in range(3)] == [False, False, True]
+        anybody.began += 20
+        assert counted.check(anybody) is not None
+        assert (free.tally is None, counted.tally is None) == (True, False)
 
 
 def test_an_answer_replayed_without_it_needs_its_consent() -> None:

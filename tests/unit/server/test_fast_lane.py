@@ -645,6 +645,33 @@ def test_a_field_may_have_a_new_value_in_each_response(bench: Bench, size: int) 
     assert b'ratelimit: "a";r=98\r\nAge: 3\r\n' in joined(bench.ask(head()))
 
 
+def test_a_check_is_told_when_the_request_came(bench: Bench) -> None:
+    told: list[float] = []
+
+    def check(arrival: Arrival) -> str:
+        told.append(arrival.began)
+        return ""
+
+    bench.teach(head(), parts=[ReplayPart(check=check)])
+    for _ in range(2):
+        bench.clock.advance(1)
+        bench.ask(head())
+    now = bench.clock.monotonic()
+    assert told == [now - 1, now]
+
+
+def test_a_field_is_asked_of_each_plugin_and_one_that_says_no_is_enough(bench: Bench) -> None:
+    answers: list[str | None] = ["1", "2", None, "1", "2", "1", "3", "1", "3"]
+    parts = [ReplayPart(check=lambda _: answers.pop(0), field=name) for name in ("One", "Two")]
+    response = b"HTTP/1.1 200 OK\r\nOne: x\r\nTwo: x\r\nAge: 0\r\nCache-Status: x\r\n\r\n"
+    bench.teach(head(), b"", parts=parts, response=response)
+    assert b"One: 1\r\nTwo: 2\r\n" in joined(bench.lane.answer(head(), bench.one))
+    assert bench.lane.answer(head(), bench.one) is None
+    for second in (b"2", b"3", b"3"):
+        assert b"One: 1\r\nTwo: %b\r\n" % second in joined(bench.lane.answer(head(), bench.one))
+    assert answers == []
+
+
 def test_fields_of_several_plugins_keep_their_places(bench: Bench) -> None:
     parts = [ReplayPart(check=lambda _: "1", field="One"), ReplayPart(check=lambda _: "2", field="Two")]
     response = b"HTTP/1.1 200 OK\r\nTwo: x\r\nAge: 0\r\nOne: x\r\nCache-Status: x\r\n\r\n"
