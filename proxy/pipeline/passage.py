@@ -115,6 +115,19 @@ class Line(Protocol):
         ...
 
 
+def ask_alike(one: bytes, other: bytes) -> bool:
+    """Whether two heads of requests differ in nothing but the order of their fields, the case of their names, and white
+    space around their values (RFC 9110 §5.1, RFC 9112 §5).
+    """
+    return one == other or _lines(one) == _lines(other)
+
+
+def _lines(head: bytes) -> list[bytes]:
+    first, *fields = head.split(b"\r\n")
+    parts = [line.partition(b":") for line in fields]
+    return [first, *sorted(name.lower() + colon + value.strip(b" \t") for name, colon, value in parts)]
+
+
 @dataclass(slots=True, eq=False)
 class Transcript:
     """One request to the upstream and its response, to the letter. A `Tap` that only listens.

@@ -73,18 +73,17 @@ class Crossing:
     def hand_over(self) -> None:
         """Let the pipeline go on from here."""
         carrier = self._end()
-        if self._received:
-            carrier.data_received(self._received)
-        self._client.taken_over(self, self._transcript(carrier))
-
-    def _transcript(self, carrier: Carrier) -> Transcript:
-        return Transcript(
+        transcript = Transcript(
             sent=self._sent,
             line=self.passage.line,
             begun=carrier,
             began=self.began,
             request_id=self.request_id,
         )
+        carrier.tap = transcript  # the kind of this response may be learnt
+        if self._received:
+            carrier.data_received(self._received)
+        self._client.taken_over(self, transcript)
 
     def give_up(self) -> None:
         """The client has left."""

@@ -82,8 +82,9 @@ class TrustedCaller(_Peer):
         return self._find_client(self.peer, self.field)
 
     def make_id(self) -> str:
-        """See `Arrival.make_id`."""
-        return self._choose_id(self.field(b"x-request-id") or "")
+        """See `Arrival.make_id`; of several lines the first counts."""
+        line = _field_pattern(b"x-request-id").search(self.head)
+        return self._choose_id(from_wire(line[1]) if line is not None else "")
 
 
 Caller: TypeAlias = DirectCaller | TrustedCaller

@@ -34,9 +34,13 @@ class Kind:
         pieces: the client's head, cut where the values of own fields stand.
         ledger: where they are counted.
         least_bytes, most_bytes: of their bodies.
+
+    Attributes:
+        other: the kind whose heads are alike, too, but whose bodies are of other lengths.
+        others: how many kinds follow so.
     """
 
-    __slots__ = ("least_bytes", "ledger", "length_place", "most_bytes", "pieces")
+    __slots__ = ("least_bytes", "ledger", "length_place", "most_bytes", "other", "others", "pieces")
 
     def __init__(
         self, pieces: list[bytes], length_place: int, ledger: Ledger, least_bytes: int, most_bytes: float
@@ -46,6 +50,20 @@ class Kind:
         self.ledger = ledger
         self.least_bytes = least_bytes
         self.most_bytes = most_bytes
+        self.other: Kind | None = None
+        self.others = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts for, the others among them."""
+        return sum(map(len, self.pieces)) + (self.other.size if self.other is not None else 0)
+
+    def fit(self, body_bytes: int) -> "Kind | None":
+        """This kind, or another one with such heads, for a body of this length."""
+        kind: Kind | None = self
+        while kind is not None and not kind.least_bytes <= body_bytes <= kind.most_bytes:
+            kind = kind.other
+        return kind
 
     def head(self, values: Sequence[bytes]) -> bytes:
         """The client's head for a response with these values in its own fields."""
@@ -126,14 +144,19 @@ class Passage:
 
     def add(self, key: bytes, kind: Kind) -> None:
         """Know responses of this kind from now on."""
-        if key in self._kinds:  # it went through the pipeline for another reason
+        known = self._kinds.get(key)
+        if known is not None and known.fit(kind.least_bytes) is not None:  # it took the pipeline for another reason
             return
         self._strangers += 1
-        if len(self._kinds) >= MOST_KINDS:
+        if known is not None:
+            self.size -= len(key) + known.size
+            if known.others < MOST_KINDS:
+                kind.other, kind.others = known, known.others + 1
+        elif len(self._kinds) >= MOST_KINDS:
             oldest = next(iter(self._kinds))
-            self.size -= _weight(oldest, self._kinds.pop(oldest))
+            self.size -= len(oldest) + self._kinds.pop(oldest).size
         self._kinds[key] = kind
-        self.size += _weight(key, kind)
+        self.size += len(key) + kind.size
 
     def answer(self, response: bytes) -> Answer | More | None:
         """What the client gets for a `response`; None if it is of no known kind.
@@ -150,7 +173,9 @@ class Passage:
             return None
         values = parts[2::3]
         body_bytes = _length(values[kind.length_place])
-        if not kind.least_bytes <= body_bytes <= kind.most_bytes or len(response) - end > body_bytes:
+        if not kind.least_bytes <= body_bytes <= kind.most_bytes:
+            kind = kind.fit(body_bytes)
+        if kind is None or len(response) - end > body_bytes:
             return None
         if len(response) - end < body_bytes:
             return More.MORE
@@ -158,10 +183,6 @@ class Passage:
         self._strangers = 0
         head, body = kind.head(values), response[end:]
         return Answer(head + body if body_bytes <= JOINED_BODY_BYTES else (head, body), kind.ledger, body_bytes)
-
-
-def _weight(key: bytes, kind: Kind) -> int:
-    return len(key) + sum(map(len, kind.pieces))
 
 
 def _kind_key(parts: list[bytes]) -> bytes:
@@ -172,8 +193,8 @@ def _kind_key(parts: list[bytes]) -> bytes:
 
 
 def _length(text: bytes) -> int:
-    """A Content-Length; -1 if it is none, or of more than goes a known way."""
-    if not text.isdigit() or len(text) > _LENGTH_DIGITS:
+    """A Content-Length; -1 if it is none, of more than goes a known way, or written as the pipeline would not."""
+    if not text.isdigit() or len(text) > _LENGTH_DIGITS or (text[:1] == b"0" and text != b"0"):
         return -1
     length = int(text)
     return length if length <= MOST_BYTES else -1
@@ -205,6 +226,8 @@ def learn_kind(
     place = names.index(b"content-length")
     least = max((part.least_bytes for part in parts), default=0)
     most = min((part.most_bytes for part in parts), default=inf)
+    # What became of no body tells nothing of what becomes of one: a decoded body of no bytes is the same as before.
+    least, most = (max(least, 1), most) if body else (0, 0)
     if not least <= len(body) <= min(most, MOST_BYTES) or _length(values[place]) != len(body):
         return None
     pieces: list[bytes] = [went[0]]

@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 from proxy.clock import Clock
 from proxy.http.message import to_wire
 from proxy.pipeline.exchange import Exchange
-from proxy.pipeline.passage import PassagePart, Transcript
+from proxy.pipeline.passage import PassagePart, Transcript, ask_alike
 from proxy.pipeline.replay import Tally
 from proxy.server.crossing import Crossing
 from proxy.server.deadline import Deadline
@@ -241,8 +241,7 @@ class Passages:
         host = exchange.request.headers.get("Host", "")
         passage = Passage(key, exchange, exchange.passage, parts, transcript.line, request[:-4], host)
         tried = self._request(passage, caller.head, caller, exchange.id)
-        same = sorted(tried.split(b"\r\n")) == sorted(transcript.sent.split(b"\r\n"))
-        return passage if same else None
+        return passage if ask_alike(tried, transcript.sent) else None
 
     def _ledger(self, parts: Sequence[PassagePart]) -> Ledger:
         tallies = tuple(part.tally for part in parts if part.tally is not None)

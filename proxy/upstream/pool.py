@@ -22,7 +22,7 @@ from proxy.http.message import Request, Response, from_wire, make_headers
 from proxy.http.names import ANSWERED_BY_304
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import InformationalSender
-from proxy.pipeline.passage import PATIENCE_SECONDS, Carrier, Tap, Transcript
+from proxy.pipeline.passage import PATIENCE_SECONDS, Carrier, Tap, Transcript, ask_alike
 from proxy.tasks import Tasks
 from proxy.upstream.connection import ConnectionClosedError, ResponseHead, UpstreamChannel, UpstreamConnection
 from proxy.upstream.dial import Dialler
@@ -348,7 +348,7 @@ class UpstreamPool:
         if connection not in self._open:  # it is another pool's, from before a reload
             connection.abort()
             return None
-        if wire is None or not _alike(transcript.sent, wire):
+        if wire is None or not ask_alike(transcript.sent, wire):
             self._drop(connection)
             return None
         return connection
@@ -508,11 +508,6 @@ class UpstreamPool:
                 self._dialling += 1
                 waiter.set_result(None)
                 return
-
-
-def _alike(one: bytes, other: bytes) -> bool:
-    """Whether two heads differ in nothing but the order of their fields."""
-    return sorted(one.split(b"\r\n")) == sorted(other.split(b"\r\n"))
 
 
 def _shutting_down() -> UpstreamError:

@@ -14,7 +14,7 @@ from proxy.metrics.exposition import expose
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
 from proxy.pipeline.passage import PassagePart, Transcript
-from proxy.pipeline.pipeline import Pipeline, RoutePlan
+from proxy.pipeline.pipeline import Pipeline, RoutePlan, Upstream
 from proxy.pipeline.plugin import Plugin, Services
 from proxy.pipeline.replay import ReplayPart
 from proxy.pipeline.routes import Route
@@ -151,7 +151,7 @@ def sample(metrics: Registry, name: str, **labels: str) -> float:
 
 
 async def make_pipeline(
-    services: Services, plugins: Plugins, upstream: ScriptedFunction, routes: Sequence[Route] = ()
+    services: Services, plugins: Plugins, upstream: Upstream, routes: Sequence[Route] = ()
 ) -> Pipeline:
     """A started pipeline with the same plugins on each route."""
     members = tuple(plugins(services))
