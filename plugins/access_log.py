@@ -14,7 +14,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from proxy.http.message import Headers, Request
-from proxy.logs import EventLogger, Timestamps, escaped
+from proxy.logs import MICROSECONDS, EventLogger, escaped, millisecond
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import SERVER_MADE, Arrival, Journal, Note, ReplayPart
@@ -87,7 +87,6 @@ class AccessLog(Plugin[AccessLogSettings]):
         self._redacted = frozenset(name.lower() for name in settings.redact_query)
         self._log: EventLogger | None = None  # made by `start`: logging is configured by then
         self._replayed = Journal(self._log_replays)
-        self._timestamps = Timestamps()
         self._written = 0
         self._skipped = 0
 
@@ -123,11 +122,11 @@ class AccessLog(Plugin[AccessLogSettings]):
     def _log_replays(self, notes: Sequence[Note[_Replays]]) -> None:
         log = self._log
         assert log is not None
-        timestamp = self._timestamps.text
         every = self.settings.sample >= 1
         text: list[str] = []
         skipped = alone = 0
         trace, trace_of = None, b""
+        start, time = millisecond(0)
         for replays, arrival, head, moment, duration in notes:
             if not every and not self._is_picked(duration):
                 skipped += 1
@@ -140,12 +139,15 @@ class AccessLog(Plugin[AccessLogSettings]):
                 log.info(self._replay_line(replays.template, arrival, moment, duration, trace))
                 alone += 1
                 continue
+            now = int(moment * 1_000_000)
+            if not start <= now < start + 1000:
+                start, time = millisecond(now)
             microseconds = int(duration * 1_000_000 + 0.5)
             took = _MILLISECONDS[microseconds] if microseconds < 1000 else f"{duration * 1000:.3f}"
             begin, to_id, to_client, to_took, to_first, to_trace, end = prepared
             text += (
-                begin, timestamp(moment), to_id, arrival.make_id(), to_client, escaped(arrival.client), to_took, took,
-                to_first, took, to_trace, trace or "", end,
+                begin, time, MICROSECONDS[now - start], to_id, arrival.make_id(), to_client, escaped(arrival.client),
+                to_took, took, to_first, took, to_trace, trace or "", end,
             )  # fmt: skip
         self._skipped += skipped
         self._written += len(notes) - skipped

@@ -33,6 +33,7 @@ from proxy.pipeline.replay import SERVER_MADE, Arrival, ReplayPart
 Network: TypeAlias = IPv4Network | IPv6Network
 
 _REMEMBERED_ADDRESSES: Final = 4096
+_REMEMBERED_DEBTS: Final = 64
 _LONGEST_ADDRESS: Final = 64
 
 
@@ -104,9 +105,13 @@ class RateLimitSettings(PluginSettings):
 
 
 class _Account:
-    """A rule at work."""
+    """A rule at work.
 
-    __slots__ = ("_left", "admitted", "forgotten", "header", "meter", "name", "per_route", "refused")
+    Attributes:
+        said: by what they owe, what clients were told lately: most come when they owe nothing, and then owe the same.
+    """
+
+    __slots__ = ("admitted", "forgotten", "header", "meter", "name", "per_route", "refused", "said")
 
     def __init__(self, rule: Rule, max_keys: int) -> None:
         self.name = rule.name
@@ -115,14 +120,16 @@ class _Account:
         self.per_route = rule.key == "route"
         self.admitted = Counter()
         self.refused = Counter()
-        self._left = 0, ""
+        self.said: dict[int, str] = {}
 
     def left(self, owed_ns: int) -> str:
         """What a client that owes so much is told of this rule."""
-        if self._left[0] != owed_ns:  # most come when they owe nothing, and then owe the same
-            text = f'"{self.name}";r={self.meter.remaining(owed_ns)};t={_seconds(owed_ns)}'
-            self._left = owed_ns, text
-        return self._left[1]
+        text = self.said.get(owed_ns)
+        if text is None:
+            if len(self.said) >= _REMEMBERED_DEBTS:
+                self.said.clear()
+            text = self.said[owed_ns] = f'"{self.name}";r={self.meter.remaining(owed_ns)};t={_seconds(owed_ns)}'
+        return text
 
 
 class RateLimit(Plugin[RateLimitSettings]):
@@ -182,7 +189,7 @@ class RateLimit(Plugin[RateLimitSettings]):
         route, announced = exchange.route.name, self._announced
         headers = tuple(account.header.lower().encode() if account.header else None for account in self._accounts)
         first = self._accounts[0]
-        take, left, per_route = first.meter.take, first.left, first.per_route
+        take, left, said, per_route = first.meter.take, first.left, first.said, first.per_route
 
         def check(arrival: Arrival) -> str | None:
             client = identify(arrival.client)
@@ -205,7 +212,7 @@ class RateLimit(Plugin[RateLimitSettings]):
             owed_ns = take(route if per_route else client, int(arrival.began * NANOSECONDS))
             if not owed_ns:
                 return None
-            return left(owed_ns) if announced else ""
+            return (said.get(owed_ns) or left(owed_ns)) if announced else ""
 
         return ReplayPart(
             check=check_alone if headers == (None,) else check,

@@ -64,8 +64,8 @@ class KeptReply:
     """
 
     __slots__ = (
-        "_body", "_filled", "_last", "_open", "_pieces", "_rest", "_slots", "_uses_before", "_values", "body_bytes",
-        "checks", "journals", "keys", "ledger", "since", "size", "terms", "until", "used", "uses", "wire",
+        "_body", "_filled", "_last", "_only", "_open", "_pieces", "_rest", "_said", "_slots", "_uses_before",
+        "body_bytes", "checks", "journals", "keys", "ledger", "since", "size", "terms", "until", "used", "uses", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +81,7 @@ class KeptReply:
         self.terms = terms
         self.checks = tuple((part.check, bool(part.field)) for part in parts if part.check is not None)
         self.journals = tuple(part.journal for part in parts if part.journal is not None)
+        self._only = self.checks[0][0] if len(self.checks) == 1 else None
         self._filled = [part.field for part in parts if part.check is not None and part.field]
         self.ledger = ledger
         self.body_bytes = len(body)
@@ -91,7 +92,7 @@ class KeptReply:
         self._body = body
         self._open: tuple[tuple[bytes, int], ...] = ()  # what stands before a slot, and the place of its value
         self._rest = b""  # what stands behind the last of these
-        self._values: list[str] = []  # what was filled in last
+        self._said: str | tuple[str, ...] | None = None  # what was filled in last
         self._last: Wire | None = None  # what that gave
         self.wire: Wire | None = None
         self.since = inf
@@ -119,7 +120,7 @@ class KeptReply:
                 piece = following
         self._open = tuple(begun)
         self._rest = piece
-        self._values = []
+        self._said = None
         self.wire = None if begun else self._joined([piece])
         return True
 
@@ -143,6 +144,17 @@ class KeptReply:
 
     def asked(self, caller: Arrival) -> Wire | None:
         """The response to this request, with the values that the checks give for it; None if one of them says no."""
+        said = self._ask_each(caller) if self._only is None else self._only(caller)
+        if said is None:
+            return None
+        if not self._open:
+            return self.wire
+        if said != self._said:  # most who are limited are far from the limit, and are told the same
+            self._said = said
+            self._last = self._fill((said,) if isinstance(said, str) else said)
+        return self._last
+
+    def _ask_each(self, caller: Arrival) -> tuple[str, ...] | None:
         values: list[str] = []
         for check, fills in self.checks:
             value = check(caller)
@@ -150,14 +162,9 @@ class KeptReply:
                 return None
             if fills:
                 values.append(value)
-        if not values:
-            return self.wire
-        if values != self._values:  # most who are limited are far from the limit, and are told the same
-            self._values = values
-            self._last = self._fill(values)
-        return self._last
+        return tuple(values)
 
-    def _fill(self, values: list[str]) -> Wire:
+    def _fill(self, values: tuple[str, ...]) -> Wire:
         pieces: list[bytes] = []
         for piece, place in self._open:
             pieces += (piece, to_wire(values[place]))

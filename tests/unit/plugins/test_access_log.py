@@ -340,8 +340,9 @@ async def test_an_answer_given_again_is_logged_like_the_first_with_what_is_its_o
             journal.notes.append((subject, one, head(), 1_763_700_000.25 + number, 0.0014996))
         journal.notes.append((subject, others[0], head(f"traceparent: {TRACEPARENT}"), 1_763_700_001.5, 2.5))
         journal.notes.append((subject, others[0], head(), 1_763_700_001.500007, 0.0))
+        journal.notes.append((subject, others[0], head(), 0.000123, 0.0))
         journal.settle()
-        first, other, traced, last = bench.lines(4)
+        first, other, traced, last, set_back = bench.lines(5)
         assert first == (
             b'{"timestamp":"2025-11-21T04:40:00.250000Z","level":"info","logger":"access","event":"request",'
             b'"request_id":"id-1","client":"192.0.2.1","method":"GET","host":"example.test",'
@@ -356,7 +357,8 @@ async def test_an_answer_given_again_is_logged_like_the_first_with_what_is_its_o
         document = orjson.loads(last)
         assert (document["request_id"], document["timestamp"]) == ("id-3", "2025-11-21T04:40:01.500007Z")
         assert "trace_id" not in document and document["duration_ms"] == 0.0
-        assert bench.plugin.stats() == {"written": 4, "not_sampled": 0}
+        assert orjson.loads(set_back)["timestamp"] == "1970-01-01T00:00:00.000123Z"
+        assert bench.plugin.stats() == {"written": 5, "not_sampled": 0}
 
 
 async def test_the_trace_of_the_first_exchange_is_not_that_of_others() -> None:
@@ -388,7 +390,9 @@ async def test_answers_given_again_are_logged_before_an_exchange_that_came_later
             journal.notes.append((subject, caller(), head(), 0.0, 0.001))
         later = Exchange(request=request(), route=Route("r"), id="later", started=0.0)
         bench.plugin.on_complete(later, OUTCOME)
-        assert [orjson.loads(line)["request_id"] for line in bench.lines(4)] == ["id-1", "id-1", "id-1", "later"]
+        lines = [orjson.loads(line) for line in bench.lines(4)]
+        assert [line["request_id"] for line in lines] == ["id-1", "id-1", "id-1", "later"]
+        assert {line["timestamp"] for line in lines[:3]} == {"1970-01-01T00:00:00.000000Z"}
 
 
 @pytest.mark.parametrize(
