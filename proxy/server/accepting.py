@@ -11,8 +11,8 @@ import structlog
 from proxy.address import Address
 from proxy.tasks import Tasks
 
-MOST_AT_ONCE: Final = 128
-"""Of clients, in a turn of the event loop: some 8 ms. libuv, beneath uvloop, would take one."""
+MOST_AT_ONCE: Final = 256
+"""Of clients, in a turn of the event loop: some 12 ms. libuv, beneath uvloop, would take one."""
 
 PAUSE_SECONDS: Final = 1.0
 """For which none is accepted when the system has nothing left for one. They wait in the queue meanwhile."""
@@ -40,6 +40,10 @@ class Acceptor:
         self._resuming: asyncio.TimerHandle | None = None
         self._tasks = tasks
         listening.setblocking(False)
+        # Clients' sockets inherit these, which saves two system calls for each.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if listening.family != socket.AF_UNIX:
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._resume()
 
     @property

@@ -23,8 +23,8 @@ from proxy.server import protocol, supported
 SERVER = Path(protocol.__file__).parent
 FIELDS = {
     "_buffer_paused", "_close", "_force_close", "_loop", "_message_tail", "_messages",
-    "_msg_queue_resume_size", "_parser", "_paused", "_payload_parser", "_reading_paused", "_request_count", "_upgraded",
-    "_waiter",
+    "_msg_queue_resume_size", "_parser", "_paused", "_payload_parser", "_reading_paused", "_request_count",
+    "_task_handler", "_upgraded", "_waiter",
 }  # fmt: skip
 METHODS = {"_resume_reading_if_drained", "_resume_transport_reading"}
 
@@ -126,7 +126,7 @@ async def test_each_message_is_counted_and_queued(connection: RequestHandler) ->
     assert message.upgrade is False
 
 
-async def test_start_is_run_in_a_task_that_ends_with_the_connection() -> None:
+async def test_the_task_of_a_connection_ends_with_it() -> None:
     states: list[str] = []
 
     class Transport(asyncio.Transport):
@@ -149,7 +149,9 @@ async def test_start_is_run_in_a_task_that_ends_with_the_connection() -> None:
         raise NotImplementedError
 
     started = Started(web.Server(handler, handler_cancellation=True), loop=asyncio.get_running_loop())
-    started.connection_made(Transport())
+    # As `Connection.connection_made` does, and not aiohttp's method.
+    started.transport = Transport()
+    started._task_handler = asyncio.get_running_loop().create_task(started.start())
     await asyncio.sleep(0)
     assert states == ["begun"]
     started.connection_lost(None)

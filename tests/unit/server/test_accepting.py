@@ -111,6 +111,17 @@ def test_everyone_who_waits_is_served(run: Run) -> None:
     run(test)
 
 
+def test_clients_sockets_inherit_their_options(run: Run) -> None:
+    async def test(bench: Bench) -> None:
+        with bench.client():
+            await until(lambda: bool(bench.transports))
+            sock = bench.transports[0].get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+    run(test)
+
+
 def test_whoever_left_while_waiting_is_in_nobodys_way(run: Run) -> None:
     async def test(bench: Bench) -> None:
         for _ in range(3):
