@@ -1,4 +1,6 @@
-"""Background work. The only caller of `create_task`: each task has a name, is held, is logged, and ends at shutdown."""
+"""Background work. The only caller of `create_task`, but for each client's connection, which aiohttp ends: a task has a
+name, is held, is logged, and ends at shutdown.
+"""
 
 import asyncio
 from collections.abc import Coroutine
