@@ -108,6 +108,8 @@ class CircuitBreaker(Plugin[CircuitBreakerSettings]):
     async def on_request(self, exchange: Exchange) -> None:
         name = exchange.route.name if self._by_route else "upstream"
         circuit = self._circuits.get(name) or self._new_circuit(name)
+        if circuit.state is not CircuitState.CLOSED and exchange.under_way:
+            return  # it was let through before the circuit moved, and says nothing of the state that it is in now
         try:
             permit = circuit.admit()
         except CircuitOpenError:

@@ -184,6 +184,8 @@ class Fetcher:
         request = filling_request(exchange.request, place.entry, part=part)
         voyage = Voyage(exchange.detach(request), exchange.tail, place)
         voyage.exchange.informational = exchange.informational
+        if exchange.under_way:
+            voyage.exchange.transcript = exchange.transcript
 
         # No nested function: its annotations would be made anew for each flight, which costs 4 µs.
         fetch = partial(self._look_first, exchange.request) if look else self._fly

@@ -160,6 +160,23 @@ class Exchange:
         """An exchange for `request` on the same route that no client waits for."""
         return Exchange(request=request, route=self.route, id=self.id, started=self.started)
 
+    def outline(self) -> "Exchange":
+        """What exchanges like this one have in common: neither for whom it is, nor what was said to the upstream."""
+        return Exchange(
+            request=self.request,
+            route=self.route,
+            id=self.id,
+            started=self.started,
+            cache=self.cache,
+            reached=self.reached,
+            pipeline=self.pipeline,
+        )
+
+    @property
+    def under_way(self) -> bool:
+        """Whether its request has been sent to the upstream already: see `proxy.pipeline.passage`."""
+        return self.transcript is not None and self.transcript.begun is not None
+
     def put(self, key: ExchangeKey[T], value: T) -> None:
         """Keep `value` for a later hook."""
         self._state[key] = value

@@ -136,8 +136,7 @@ class Chain:
         exchange.tail = None
         exchange.answered_by = UPSTREAM
         transcript = exchange.transcript
-        under_way = transcript is not None and transcript.begun is not None
-        began = transcript.began if transcript is not None and under_way else self._clock.monotonic()
+        began = transcript.began if transcript is not None and exchange.under_way else self._clock.monotonic()
         try:
             if not exchange.switch_to:
                 return await self._upstream.send(
@@ -427,7 +426,8 @@ class Pipeline:
         """
         self.in_flight += 1
         exchange = Exchange(alike.request, alike.route, request_id, started, cache=alike.cache, reached=alike.reached)
-        elapsed = self._clock.monotonic() - started
+        elapsed = exchange.upstream_seconds = self._clock.monotonic() - started
+        exchange.answered_by = UPSTREAM
         self.complete(exchange, Outcome(status=499, bytes_sent=0, duration=elapsed, aborted=True))
 
     @property

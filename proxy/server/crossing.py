@@ -19,9 +19,12 @@ class Crossing:
         request_id: as the upstream was told.
         sent: what goes to the upstream.
         began: monotonic seconds.
+
+    Attributes:
+        key: under which its response may be learnt from; empty: it may not.
     """
 
-    __slots__ = ("_book", "_carrier", "_client", "_received", "_sent", "began", "head", "passage", "request_id")
+    __slots__ = ("_book", "_carrier", "_client", "_received", "_sent", "began", "head", "key", "passage", "request_id")
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Crossing:
         self._carrier: Carrier | None = None
         self._received = b""
         self.passage: Final = passage
+        self.key = passage.key
         self.head: Final = head
         self.request_id: Final = request_id
         self.began: Final = began

@@ -125,7 +125,6 @@ class Handler:
         return DirectCaller(peer, self._make_id)
 
     def _abandon(self, crossing: Crossing) -> None:
-        self._counters.aborted(by_client=True)
         self._application.abandon(crossing.passage.alike, crossing.request_id, crossing.began)
 
     async def wait_until_quiet(self) -> None:

@@ -79,7 +79,7 @@ class Passages:
         self._monotonic = clock.monotonic
         self._max_bytes = max_bytes // SHARE
         self._passages: tuple[dict[bytes, Passage], dict[bytes, Passage]] = ({}, {})  # as the lane's replies
-        self._hopeless: dict[bytes, float] = {}
+        self._hopeless: dict[int, float] = {}  # by hashes: a head takes up to 8 KB
         self._ledgers: dict[tuple[Tally, ...], Ledger] = {}
         self._lines = lru_cache(maxsize=4096)(self._make_lines)
         self._deadline: Deadline | None = None
@@ -97,6 +97,8 @@ class Passages:
         self._hopeless.clear()
         self._ledgers.clear()
         self.bytes = 0
+        for crossing in self.under_way:
+            crossing.key = b""  # it leaves out what may be heeded by now
 
     # Going a way.
 
@@ -201,7 +203,7 @@ class Passages:
         if transcript is None or terms is None or transcript.line is None or not transcript.reusable:
             return False
         now = self._monotonic()
-        if self._hopeless and self._hopeless.get(key, now) > now:
+        if self._hopeless and self._hopeless.get(hash(key), now) > now:
             return False
         known = learn_kind(transcript.received, *sent, parts, self._ledger(parts))
         if known is None:
@@ -239,7 +241,7 @@ class Passages:
         for line in [*self._lane.unheeded(request), *_MADE.findall(request)]:
             request = request.replace(line, b"", 1)
         host = exchange.request.headers.get("Host", "")
-        passage = Passage(key, exchange, exchange.passage, parts, transcript.line, request[:-4], host)
+        passage = Passage(key, exchange.outline(), exchange.passage, parts, transcript.line, request[:-4], host)
         tried = self._request(passage, caller.head, caller, exchange.id)
         return passage if ask_alike(tried, transcript.sent) else None
 
@@ -253,7 +255,7 @@ class Passages:
     def _give_up(self, key: bytes, now: float) -> None:
         if len(self._hopeless) >= _MOST_HOPELESS:
             del self._hopeless[next(iter(self._hopeless))]
-        self._hopeless[key] = now + HOPELESS_SECONDS
+        self._hopeless[hash(key)] = now + HOPELESS_SECONDS
 
     def _forget(self, passages: dict[bytes, Passage], key: bytes) -> None:
         passage = passages.pop(key, None)

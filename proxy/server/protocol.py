@@ -218,7 +218,7 @@ class Connection(web.RequestHandler):
         """The pipeline is to go on with the request that went a known way."""
         self._crossing = None
         self.transcript = transcript
-        self.reply_key = crossing.passage.key
+        self.reply_key = crossing.key
         if self.caller is not None:
             self.caller.head = crossing.head
         self._parse(crossing.head)

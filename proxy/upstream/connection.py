@@ -353,11 +353,12 @@ class UpstreamConnection(asyncio.Protocol):
         """What to await until something arrives, or the connection ends; however long that takes."""
         return self._changed.wait(None)
 
-    async def head(self, timeout_seconds: float | None) -> ResponseHead:
+    async def head(self, timeout_seconds: float | None, *, waited_seconds: float = 0.0) -> ResponseHead:
         """The next head, informational ones first.
 
         Args:
             timeout_seconds: None: wait for ever.
+            waited_seconds: so many of them have passed already.
 
         Raises:
             UpstreamError: there is none.
@@ -370,7 +371,9 @@ class UpstreamConnection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             try:
-                await self._changed.wait(timeout_seconds)
+                await self._changed.wait(
+                    None if timeout_seconds is None else max(0.0, timeout_seconds - waited_seconds)
+                )
             except TimeoutError:
                 self.abort()
                 raise UpstreamTimeoutError(f"the upstream did not answer within {timeout_seconds:g} s") from None

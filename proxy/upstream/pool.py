@@ -280,7 +280,7 @@ class UpstreamPool:
             try:
                 if wire is None:
                     return connection, await sender.converse(connection, request, head, informational, self._tasks)
-                timeout = self._first_byte_timeout
+                waited = 0.0
                 if begun is None:
                     if transcript is not None:
                         self._write_down(transcript, connection, wire)
@@ -288,8 +288,8 @@ class UpstreamPool:
                     if connection.writing_paused:
                         await connection.drain()
                 elif transcript is not None:
-                    timeout = max(0.0, timeout - (self._monotonic() - transcript.began))
-                answer = await connection.head(timeout)
+                    waited = self._monotonic() - transcript.began
+                answer = await connection.head(self._first_byte_timeout, waited_seconds=waited)
                 if answer.status >= 200 or answer.status == 101:
                     return connection, answer
                 return connection, await sender.final_head(connection, informational, None, answer)
@@ -482,6 +482,7 @@ class UpstreamPool:
     def _park(self, connection: UpstreamConnection) -> None:
         """Keep `connection` for whoever comes next, or waits."""
         connection.busy = False
+        connection.tap = None  # it may hold a response
         connection.idle_since = self._monotonic()
         while self._waiting:
             waiter = self._waiting.popleft()
