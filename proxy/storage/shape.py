@@ -42,7 +42,9 @@ from proxy.storage.documents import (
 PLAIN_JSON: Final = 1
 """Flag: the array is as the json module writes it. orjson has neither lone surrogates nor integers beyond 64 bits."""
 
-_HINTS: Final = {**{f"stored.{name}": hint for name, hint in hints_of(Stored).items()}, **hints_of(Entry)}
+_OF_STORED: Final = {f"stored.{name}": hint for name, hint in hints_of(Stored).items()}
+_OF_ENTRY: Final = hints_of(Entry)
+_HINTS: Final = {**_OF_STORED, **_OF_ENTRY}
 _DEFAULTS: Final = {**{f"stored.{name}": value for name, value in defaults_of(Stored).items()}, **defaults_of(Entry)}
 
 # How each field is kept, by its path from the entry.
@@ -146,7 +148,7 @@ class Shape:
     """
 
     __slots__ = (
-        "_constants", "_echoes", "_kinds", "_numbers", "_opaque", "_own_count", "_pick_entry", "_pick_stored",
+        "_constants", "_echoes", "_kinds", "_numbers", "_opaque", "_pick_entry", "_pick_stored",
         "_prototype", "_purge_id", "_ranged", "_steps", "_weak", "data", "names", "own_names", "own_places", "tagged",
         "uses", "values",
     )  # fmt: skip
@@ -162,7 +164,7 @@ class Shape:
         self.names, self.values = fields.names, fields.values
         self.own_places = fields.own + fields.echoes
         self.own_names = tuple(fields.names[place] for place in self.own_places)
-        self._own_count = len(fields.own)
+        self._opaque = len(INTEGERS) + len(fields.own)
         self._prototype = fields.prototype
         self._weak: bool | None = read["weak"]
         self.tagged: bool = read["tagged"]
@@ -186,15 +188,14 @@ class Shape:
         self._numbers = struct.Struct(f"<B{len(numbers)}d")
         self._purge_id = 1 + len(numbers)
         self._steps = tuple(step for step in steps if step is not None)
-        strings, lists = self._own_count + (self._weak is not None), self.tagged + self._ranged
+        strings, lists = self._opaque - len(INTEGERS) + (self._weak is not None), self.tagged + self._ranged
         self._kinds = [int] * len(INTEGERS) + [str] * strings + [list] * lists
-        self._opaque = len(INTEGERS) + self._own_count
         own = ["flags", *numbers, *INTEGERS, *(f"array {place}" for place in range(strings + lists)), _ETAG]
         row = [*own, *stepped, _HEADERS, _TAGS, _RANGE, *constants, *none]
+        place = {path: place for place, path in enumerate([*row, *_BESIDE])}
         self._constants = (*constants.values(), *(None for _ in none))
-        self._pick_stored = itemgetter(*(row.index(f"stored.{name}") for name in hints_of(Stored)))
-        row += _BESIDE
-        self._pick_entry = itemgetter(*(row.index(name) for name in hints_of(Entry)))
+        self._pick_stored = itemgetter(*[place[path] for path in _OF_STORED])
+        self._pick_entry = itemgetter(*[place[path] for path in _OF_ENTRY])
         self._echoes: list[tuple[int, Callable[[Any], str]]] = []
         for name in echoes:
             path, text = ECHOES.get(name.lower(), ("", str))
