@@ -1,7 +1,6 @@
 """Sites before an origin that speaks bytes, over a real pool: what goes past the pipeline, and what does not."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,9 +32,8 @@ from tests.support.wire import DEADLINE_SECONDS, QUIET_ROUNDS, Wire
 SEEING_ALL = frozenset({"access_log", "rate_limit"})
 """Plugins that must see each request: with them nothing goes past the pipeline."""
 
-STUCK_SECONDS = 0.03
-"""A request that makes no progress for so long waits for what does not come. Of processor time: a busy machine may let
-this process wait for longer."""
+STUCK_NAPS = 50
+"""A request that makes no progress while others have had so many turns waits for what does not come."""
 
 DATE = b"Date: Tue, 14 Nov 2023 22:13:20 GMT\r\n"
 
@@ -228,15 +226,15 @@ class PassingSite:
 
     async def settle(self, wire: Wire) -> None:
         """Wait until nothing more comes of what `wire` was given. The origin may not wait for anything."""
-        quiet, since = 0, time.process_time()
+        quiet, naps = 0, 0
         before = self._progress(wire)
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while quiet < QUIET_ROUNDS or (self._awaits_something and time.process_time() < since + STUCK_SECONDS):
-                await asyncio.sleep(0)
+            while quiet < QUIET_ROUNDS or (self._awaits_something and naps < STUCK_NAPS):
+                rests = quiet >= QUIET_ROUNDS
+                await asyncio.sleep(0.001 if rests else 0)
                 now = self._progress(wire)
-                quiet = 0 if now != before or self.origin.busy else quiet + 1
-                if not quiet:
-                    since = time.process_time()
+                changed = now != before or self.origin.busy or self.pool._dialling
+                quiet, naps = (0, 0) if changed else (quiet + 1, naps + rests)
                 before = now
 
     @property

@@ -1,0 +1,147 @@
+"""Requests that go past the pipeline of a whole process: what operators see, signals, and several workers."""
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.passing import Call, always, byte_origin, ok
+from tests.support.raw_client import RawClient, request
+from tests.support.sidecar import LANE_VARIABLE, SidecarProcess, eventually, sidecar, toml
+
+ON: Mapping[str, str] = {LANE_VARIABLE: "16777216"}
+ORDER = ["latency", "compression", "cache", "cache_control", "circuit_breaker"]
+TABLES: Mapping[str, Any] = {"cache": {"l2": "none"}, "pipeline": {"order": ORDER}}
+ANOTHER = ok(b"late", "X-Kind: another")
+
+
+async def passed(running: SidecarProcess) -> int:
+    status, document = await running.admin("GET", "/admin/pipeline/stats")
+    assert status == 200
+    found: int = document["fast_lane"]["passed"]
+    return found
+
+
+async def until_passing(running: SidecarProcess, client: RawClient) -> None:
+    """Ask until requests go past the pipeline."""
+    before = await passed(running)
+    async with asyncio.timeout(10):
+        while await passed(running) == before:
+            assert (await client.ask(request("/a"))).body == b"ok"
+
+
+class Waiting:
+    """Answers when it is told to."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.come = 0
+        self.go = asyncio.Event()
+        self._answer = answer
+
+    async def __call__(self, call: Call) -> None:
+        self.come += 1
+        await self.go.wait()
+        await call.send(self._answer)
+
+
+async def test_they_are_counted_and_shown(tmp_path: Path) -> None:
+    async with byte_origin(always(ok())) as app, sidecar(app.url, tmp_path, TABLES, environment=ON) as running:
+        async with await RawClient.connect(running.address) as client:
+            for number in range(12):
+                assert (await client.ask(request("/a", f"X-Request-ID: {number}"))).body == b"ok"
+        _, document = await running.admin("GET", "/admin/pipeline/stats")
+        lane = document["fast_lane"]
+        assert (lane["passages"], lane["passed"], lane["replies"], lane["hits"]) == (1, 10, 0, 0)
+        _, metrics = await running.admin("GET", "/metrics")
+        by_name = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+        assert float(by_name["sidecache_fast_lane_passages"]) == 1
+        assert float(by_name["sidecache_fast_lane_passed_total"]) == 10
+        assert float(by_name['sidecache_cache_requests_total{result="miss",route="default"}']) == 12
+        assert float(by_name["sidecache_upstream_requests_total"]) == 12
+        assert float(by_name['sidecache_upstream_seconds_count{route="default"}']) == 12
+
+
+@pytest.mark.parametrize("plugin", ["access_log", "rate_limit"])
+async def test_a_plugin_that_must_see_each_request_sees_each(tmp_path: Path, plugin: str) -> None:
+    tables = {**TABLES, "pipeline": {"order": ["latency", plugin, *ORDER[1:]]}}
+    async with byte_origin(always(ok())) as app, sidecar(app.url, tmp_path, tables, environment=ON) as running:
+        async with await RawClient.connect(running.address) as client:
+            for _ in range(6):
+                assert (await client.ask(request("/a"))).body == b"ok"
+        assert await passed(running) == 0
+        if plugin == "access_log":
+            await eventually(lambda: len(running.events("request")) == 6)
+
+
+@pytest.mark.parametrize("answer", [ok(b"late"), ANOTHER], ids=["known", "unknown"])
+async def test_a_sidecar_that_is_told_to_end_answers_what_is_under_way(tmp_path: Path, answer: bytes) -> None:
+    async with (
+        byte_origin(always(ok())) as app,
+        sidecar(app.url, tmp_path, TABLES, environment=ON) as running,
+        await RawClient.connect(running.address) as client,
+    ):
+        await until_passing(running, client)
+        script = app.script = Waiting(answer)
+        asked = len(app.heads)
+        await client.send(request("/a"))
+        await eventually(lambda: script.come == 1)
+        running.signal(signal.SIGTERM)
+        await eventually(lambda: bool(running.events("draining")))
+        script.go.set()
+        response = await client.response()
+        assert (response.body, response.field("Connection")) == (b"late", "close")
+        assert await running.wait() == 0
+        assert len(app.heads) == asked + 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"upstream": {"max_connections": 17}},
+        {"plugins": {"compression": {"min_bytes": 1}}},
+        {"plugins": {"cache": {"uncacheable_seconds": 7.0}}},
+        {"pipeline": {"order": ["latency", "access_log", *ORDER[1:]]}},
+    ],
+    ids=["nothing", "pool", "plugin", "cache", "order"],
+)
+async def test_a_reload_leaves_what_is_under_way_be(tmp_path: Path, change: Mapping[str, Any]) -> None:
+    async with (
+        byte_origin(always(ok())) as app,
+        sidecar(app.url, tmp_path, TABLES, environment=ON) as running,
+        await RawClient.connect(running.address) as client,
+    ):
+        await until_passing(running, client)
+        script = app.script = Waiting(ANOTHER)
+        await client.send(request("/a"))
+        await eventually(lambda: script.come == 1)
+        running.config.write_text(toml({**TABLES, **change}, app.url, running.port, running.admin_port, tmp_path))
+        running.signal(signal.SIGHUP)
+        await eventually(lambda: bool(running.events("configuration reloaded")))
+        script.go.set()
+        assert (await client.response()).body == b"late"
+        app.script = always(ok())
+        before = await passed(running)
+        for _ in range(6):
+            assert (await client.ask(request("/a"))).body == b"ok"
+        assert (await passed(running) > before) == ("pipeline" not in change)
+
+
+async def test_workers_each_let_requests_pass(tmp_path: Path) -> None:
+    tables = {**TABLES, "workers": 2}
+    async with byte_origin(always(ok())) as app, sidecar(app.url, tmp_path, tables, environment=ON) as running:
+        clients = [await RawClient.connect(running.address) for _ in range(8)]
+        try:
+            for _ in range(8):
+                for client in clients:
+                    assert (await client.ask(request("/a"))).body == b"ok"
+        finally:
+            await asyncio.gather(*(client.close() for client in clients))
+        _, metrics = await running.admin("GET", "/metrics")
+        lines = [line for line in metrics.splitlines() if line.startswith("sidecache_fast_lane_passed_total")]
+        assert sum(float(line.rpartition(" ")[2]) for line in lines) >= 64 - 2 * 2 - 2
+        lines = [line for line in metrics.splitlines() if line.startswith("sidecache_upstream_requests_total")]
+        assert sum(float(line.rpartition(" ")[2]) for line in lines) == 64
