@@ -41,7 +41,6 @@ _numbers_of: Final[Callable[[Entry], tuple[float, ...]]] = attrgetter(*NUMBERS)
 _optional_of: Final[Callable[[Entry], tuple[float | None, ...]]] = attrgetter(*OPTIONAL)
 _stepped_of: Final[Callable[[Entry], tuple[float, ...]]] = attrgetter(*STEPPED)
 _constants_of: Final[Callable[[Entry], tuple[Any, ...]]] = attrgetter(*CONSTANTS)
-_etag_of: Final = attrgetter("opaque", "weak")
 
 
 class _Picks:
@@ -76,30 +75,29 @@ class _Family:
         self.stepped = stepped
         self._names = names
         self._echoes = tuple(
-            (place, attrgetter(ECHOES[name][0].removeprefix("stored.")), ECHOES[name][1])
+            (1 << place, place, attrgetter(ECHOES[name][0].removeprefix("stored.")), ECHOES[name][1])
             for place, name in enumerate(folded)
             if name in ECHOES and folded.count(name) == 1
         )
         # What could be an echo, and is none, is the entry's own: its values would differ as much.
-        self._own = own.union(place for place, _, _ in self._echoes)
-        self._picks: dict[tuple[bool, ...], _Picks] = {}
+        self._own = own.union(place for _, place, _, _ in self._echoes)
+        self._picks: dict[int, _Picks] = {}
         self._seen: dict[int, set[int]] = {}
         self._made = 0
 
     def picks(self, stored: Stored, values: tuple[str, ...]) -> _Picks:
         """What is to be done with these values: always the same object for the same."""
+        echoed = 0
         try:
-            echoed = tuple(
-                [
-                    (known := known_of(stored)) is not None and text(known) == values[place]
-                    for place, known_of, text in self._echoes
-                ]
-            )
+            for bit, place, known_of, text in self._echoes:
+                known = known_of(stored)
+                if known is not None and text(known) == values[place]:
+                    echoed |= bit
         except (OverflowError, ValueError):  # a time that is no date
-            echoed = (False,) * len(self._echoes)
+            echoed = 0
         picks = self._picks.get(echoed)
         if picks is None:
-            echoes = frozenset(place for (place, _, _), is_echo in zip(self._echoes, echoed, strict=True) if is_echo)
+            echoes = frozenset(place for bit, place, _, _ in self._echoes if bit & echoed)
             picks = self._picks.setdefault(echoed, _Picks(len(self._names), self._own, echoes))
         return picks
 
@@ -158,22 +156,21 @@ class Shapes:
         if None in steps:
             numbers += tuple([number for number, step in zip(stepped, steps, strict=True) if step is None])
         array = [entry.purge_id, stored.body_length, *picks.own(values)]
-        weak = None
-        if stored.etag is not None:
-            opaque, weak = _etag_of(stored.etag)
-            array.append(opaque)
-        if entry.tags:
-            array.append(entry.tags)
-        if stored.content_range is not None:
-            array.append(stored.content_range)
+        etag, tags, content_range = stored.etag, entry.tags, stored.content_range
+        if etag is not None:
+            array.append(etag.opaque)
+        if tags:
+            array.append(tags)
+        if content_range is not None:
+            array.append(content_range)
         key = (
             picks,
             picks.shared(values),
             steps,
             len(present) < len(optional) and tuple([number is None for number in optional]),
-            weak,
-            not entry.tags,
-            stored.content_range is None,
+            None if etag is None else etag.weak,
+            not tags,
+            content_range is None,
             _constants_of(entry),
         )
         shape = self._by_key.get(key)
