@@ -84,6 +84,7 @@ class Crossing:
             began=self.began,
             request_id=self.request_id,
         )
+        self._book.settle_all()
         carrier.tap = transcript  # the kind of this response may be learnt
         if self._received:
             carrier.data_received(self._received)

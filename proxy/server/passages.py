@@ -37,6 +37,7 @@ HOPELESS_SECONDS: Final = 60.0
 """So long nothing is learnt about requests whose responses were all of different kinds."""
 
 _MOST_HOPELESS: Final = 10_000
+_REMEMBERED_BYTES: Final = 256  # of what a proxy says of its client: longer lists are not remembered
 _MADE: Final = lines_of(sorted({
     "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip",
     "x-request-id",
@@ -141,7 +142,9 @@ class Passages:
         if not caller.trusted:
             return self._lines(caller.peer, host, ())
         names = (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
-        return self._lines(caller.peer, host, tuple((name.decode(), caller.field(name)) for name in names))
+        said = tuple((name.decode(), caller.field(name)) for name in names)
+        long = sum(len(value) for _, value in said if value is not None) > _REMEMBERED_BYTES
+        return (self._make_lines if long else self._lines)(caller.peer, host, said)
 
     def _make_lines(self, peer: str, host: str, said: tuple[tuple[str, str | None], ...]) -> bytes:
         headers = CIMultiDict([(name, value) for name, value in said if value is not None])
@@ -169,6 +172,10 @@ class Passages:
         self._lane.note(answer.ledger, seconds, answer.body_bytes)
         self.crossed += 1
         return seconds
+
+    def settle_all(self) -> None:
+        """Tell the plugins of all that went well: a breaker that hears of failures alone opens too soon."""
+        self._lane.settle()
 
     def forget(self, crossing: Crossing) -> None:
         """`crossing` is over."""

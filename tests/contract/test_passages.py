@@ -220,7 +220,9 @@ def several(draw: st.DrawFn) -> list[Answer]:
 # What clients send.
 
 TARGETS: Final = ("/a", "/b")
-BEGINNINGS: Final = st.sampled_from(["GET {} HTTP/1.1"] * 8 + ["HEAD {} HTTP/1.1", "GET {} HTTP/1.0"])
+BEGINNINGS: Final = st.sampled_from(
+    ["GET {} HTTP/1.1"] * 8 + ["HEAD {} HTTP/1.1", "GET {} HTTP/1.0", "GET http://else{} HTTP/1.1"]
+)
 
 
 @st.composite
@@ -379,7 +381,7 @@ FORWARDED: Final = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("peer", [UNTRUSTED, PROXY])
+@pytest.mark.parametrize("peer", [UNTRUSTED, PROXY, "2001:db8::1", ""])
 @pytest.mark.parametrize("lines", FORWARDED)
 @pytest.mark.parametrize("learnt", [True, False])
 async def test_the_origin_is_told_the_same_of_who_asks(peer: str, lines: str, learnt: bool) -> None:

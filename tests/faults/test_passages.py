@@ -221,12 +221,16 @@ class TestAnOriginThatIsSlow:
 
 class TestAClient:
     @PAST
-    @pytest.mark.parametrize("how", ["close", "reset"])
+    @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
     async def test_that_leaves_is_counted_and_its_request_given_up(self, lane_bytes: int, how: str) -> None:
         async with passing(lane_bytes) as (site, client):
             script = await held(site, client)
             assert site.under_way == 1
-            if how == "close":
+            if (
+                how == "half-close"
+            ):  # nobody who asks by GET and goes on reading does that: as nginx, it is taken to leave
+                client.writer.write_eof()
+            elif how == "close":
                 await client.close()
             else:
                 client.reset()
@@ -365,6 +369,21 @@ class TestTheBreaker:
             assert (await client.ask(request("/a"))).status == 200
             assert site.crossed == crossed + bool(lane_bytes)
             assert site.sample("sidecache_circuit_failures_total") == 2
+
+    @PAST
+    async def test_what_went_well_past_it_counts_before_the_next_failure(
+        self, lane_bytes: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("proxy.server.listener.SETTLE_SECONDS", 60.0)  # plugins are told as late as can be
+        rules = {"consecutive_failures": 0, "failure_ratio": 0.5, "minimum_calls": 6, "window_seconds": 1.0}
+        async with passing(lane_bytes, plugins=partial(silent_plugins, circuit_breaker=rules)) as (site, client):
+            site.clock.advance(2.0)
+            for _ in range(8):
+                site.origin.script = always(ok(b"no", status="500 Oh"))
+                assert (await client.ask(request("/a"))).body == b"no"
+                site.origin.script = always(ok())
+                for _ in range(4):
+                    assert (await client.ask(request("/a"))).body == b"ok", "a fifth of the calls fails, not half"
 
     @PAST
     async def test_what_it_had_let_through_is_answered_though_it_opens_meanwhile(self, lane_bytes: int) -> None:
