@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.pipeline.replay import ReplayPart
@@ -223,6 +223,7 @@ def test_an_answer_without_its_file_is_right_when_the_clock_was_set_back() -> No
     assert content(bench.ask(1)) == HEAD % 1 + BODY
 
 
+@settings(deadline=None)  # 60 steps that copy up to 64 KB each, on a machine that may be busy
 @given(
     st.lists(
         st.tuples(st.integers(0, 12), st.integers(1, 4), st.sampled_from(["often", "once", "void", "time"])),
