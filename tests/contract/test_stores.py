@@ -1,11 +1,12 @@
 """What every `Store` does: memory behind an async face, LMDB, and Redis alone, by socket, with Sentinel, as Cluster."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from proxy.clock import Clock
+from proxy.http.message import make_headers
 from proxy.storage.base import CacheKey, Entry, Record, Store
 from proxy.storage.memory import MemoryStore
 from proxy.storage.redis_client import RedisClient, connect, disconnect
@@ -106,6 +107,22 @@ async def test_bytes_that_are_no_text_survive(store: Store) -> None:
     record = entry("/\udcff", tags=("\udc80",))
     await store.put(odd, record)
     assert same(await store.get(odd), record)
+
+
+async def test_alike_records_and_others_by_turns_each_stay_what_they_are(store: Store) -> None:
+    def record(number: int) -> Entry:
+        made = entry(f"/{number}", purge_id=number)
+        fields = [("Server", "x"), ("X-Request-ID", f"{number}"), (f"X-{number % 5 == 4 and number}", "\udcff")]
+        changes = replace(made.stored, headers=make_headers(fields), initial_age=-0.0, date=NOW + number / 3)
+        return replace(made, stored=changes)
+
+    for number in range(100):
+        await store.put(key(f"/{number}"), record(number))
+    for number in range(100):
+        found = await store.get(key(f"/{number}"))
+        assert same(found, record(number))
+        assert isinstance(found, Entry)
+        assert repr(found.stored) == repr(record(number).stored)
 
 
 async def test_a_large_body_survives(store: Store) -> None:
