@@ -1,10 +1,10 @@
-"""`value`: what a frozen dataclass promises and this keeps."""
+"""`value`: what a frozen dataclass promises and this keeps; `value_by_identity`."""
 
 from dataclasses import field, replace
 
 import pytest
 
-from proxy.values import value
+from proxy.values import value, value_by_identity
 
 
 @value
@@ -34,3 +34,15 @@ def test_replace_leaves_the_original_alone() -> None:
 
 def test_fields_are_dataclass_fields() -> None:
     assert repr(Point(1)).endswith("Point(x=1)")
+
+
+def test_a_value_by_identity_equals_itself_alone_whatever_is_in_it() -> None:
+    @value_by_identity
+    class Box:
+        content: list[int]
+
+    one, other = Box([]), Box([])
+    assert one == one  # noqa: PLR0124  # that is what is tested
+    assert one != other
+    assert len({one, other}) == 2
+    assert replace(one, content=[1]).content == [1]
