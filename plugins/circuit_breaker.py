@@ -158,7 +158,7 @@ class CircuitBreaker(Plugin[CircuitBreakerSettings]):
         permit = exchange.take(self._permit)
         if permit is None or outcome.status in self._failure_statuses or self._slow_seconds <= PATIENCE_SECONDS:
             return None
-        return PassagePart(check=permit.circuit.is_untroubled, tally=permit.circuit.tally)
+        return PassagePart(check=permit.circuit.is_untroubled, tally=permit.circuit.tally, any_target=True)
 
     @property
     @override

@@ -117,10 +117,12 @@ class Latency(Plugin[LatencySettings]):
     def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart:
         route = exchange.route.name
         series = self.series(route, exchange.cache.result, outcome.status)
+        if exchange.upstream_seconds is None:
+            return PassagePart(tally=series.tally, any_target=True)
         passed = self._passed.get(series)
         if passed is None:
             passed = self._passed[series] = PassedSeries(series, self._of_upstream(route))
-        return PassagePart(tally=passed.tally)
+        return PassagePart(tally=passed.tally, any_target=True)
 
     @property
     @override

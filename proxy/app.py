@@ -204,6 +204,10 @@ class Sidecar:
         pipeline = self._generation.pipeline
         return pipeline.passage_parts(exchange, outcome) if exchange.pipeline is pipeline else None
 
+    def leads_alike(self, alike: Exchange, target: str) -> bool:
+        """See `Application.leads_alike`."""
+        return self._generation.pipeline.leads_alike(alike, target)
+
     def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
         """See `Application.abandon`."""
         pipeline = alike.pipeline

@@ -99,7 +99,12 @@ class Passed:
     reason: Reason
 
 
-Landed: TypeAlias = Kept | Passed
+@value
+class Withdrawn:
+    """A flight that brings nothing after all: who waits is to look again."""
+
+
+Landed: TypeAlias = Kept | Passed | Withdrawn
 
 
 @dataclass(slots=True, eq=False)
@@ -172,25 +177,34 @@ class Fetcher:
         self.failing = Recent()
 
     def set_out(
-        self, key: FlightKey, exchange: Exchange, place: Place, *, part: bool = False, look: bool = False
+        self,
+        key: FlightKey,
+        exchange: Exchange,
+        place: Place,
+        *,
+        part: bool = False,
+        look: bool = False,
+        announced: Flight[Landed] | None = None,
     ) -> tuple[Flight[Landed], Voyage]:
         """Begin a flight for what `exchange` asks; `place` is where it is stored, or will be.
 
         Args:
             part: for the range that it asks for, not the whole.
             look: into L2 first, for what another sidecar may have put in the place of the stored entry.
+            announced: see `Flights`.
         """
         assert exchange.tail is not None
         request = filling_request(exchange.request, place.entry, part=part)
         voyage = Voyage(exchange.detach(request), exchange.tail, place)
         voyage.exchange.informational = exchange.informational
-        if exchange.under_way:
-            voyage.exchange.transcript = exchange.transcript
+        voyage.exchange.transcript = exchange.transcript
+        since = self._log.last_seen if announced is None else announced.since
 
         # No nested function: its annotations would be made anew for each flight, which costs 4 µs.
         fetch = partial(self._look_first, exchange.request) if look else self._fly
         name = f"fetch {place.key.primary}"
-        return self.flights.depart(key, partial(fetch, key, voyage), name=name, since=self._log.last_seen), voyage
+        work = partial(fetch, key, voyage)
+        return self.flights.depart(key, work, name=name, since=since, announced=announced), voyage
 
     async def _look_first(self, request: Request, key: FlightKey, voyage: Voyage, flight: Flight[Landed]) -> None:
         newer = await self._find_newer(request, voyage.place)
@@ -212,6 +226,9 @@ class Fetcher:
 
     async def _fly(self, key: FlightKey, voyage: Voyage, flight: Flight[Landed]) -> None:
         began = self._clock.wall()
+        transcript = voyage.exchange.transcript
+        if transcript is not None and transcript.begun is not None:  # it has been under way for a while
+            began -= max(0.0, self._clock.monotonic() - transcript.began)
         purge_id = flight.since
         try:
             response = await voyage.tail.run(voyage.exchange)
@@ -222,6 +239,9 @@ class Fetcher:
         except BaseException:
             self.completed(voyage, None, aborted=True)
             raise
+        finally:
+            if transcript is not None:
+                transcript.drop()  # what was under way and nobody took over
         voyage.status = response.status
         received = self._clock.wall()
         if response.status == 304 and voyage.place.entry is not None:

@@ -19,10 +19,11 @@ from plugins.cache.account import Account
 from plugins.cache.asking import CLIENT_CONDITIONS, FieldGuard
 from plugins.cache.content import read_content
 from plugins.cache.explain import Explainer
-from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Landed, Passed, Place, Voyage
+from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Kept, Landed, Passed, Place, Voyage, Withdrawn
 from plugins.cache.forms import EntryForms, FormMaker
 from plugins.cache.parts import wanted_part
-from plugins.cache.passing import CachePassages
+from plugins.cache.passing import CachePassages, own_flight
+from plugins.cache.recalling import HitRecall, SecondSight, is_plain
 from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS, HitTallies, HitTerms, may_replay
 from plugins.cache.serving import aged_headers, respond
 from plugins.cache.settings import CacheSettings
@@ -34,15 +35,17 @@ from proxy.http.names import AUTHORIZATION, IF_MATCH, RANGE
 from proxy.http.problem import problem
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.explanation import Explanation
-from proxy.pipeline.passage import PassagePart
+from proxy.pipeline.passage import OWN_FIELDS, PassagePart
 from proxy.pipeline.plugin import Plugin, Services
 from proxy.pipeline.replay import ReplayPart
 from proxy.policy import reuse
+from proxy.policy.admission import pattern_of
 from proxy.policy.keys import primary_key
 from proxy.policy.model import Decision, Hit, Miss, Revalidate, StaleHit, Unsatisfiable
 from proxy.policy.reasons import Reason
 from proxy.policy.status import cache_status
 from proxy.storage.base import CacheKey, Entry, VaryMarker
+from proxy.storage.codec import encode, look
 from proxy.storage.invalidation_log import Purge, PurgeScope
 from proxy.upstream.collapse import Flight
 
@@ -91,12 +94,21 @@ class Cache(Plugin[CacheSettings]):
         self._forms: FormMaker
         self._passages: CachePassages
         self._last_tag_purge = 0
+        self._sight = SecondSight()
 
     @override
     async def start(self) -> None:
         self._fetcher = Fetcher(self.settings, self._options, self.services)
         self._forms = FormMaker(self._store, self.services.tasks)
-        self._passages = CachePassages(self._fetcher, self._store, self._clock, self._account, self._rules.fields)
+        self._passages = CachePassages(
+            self._fetcher,
+            self._store,
+            self._clock,
+            self._account,
+            self._rules,
+            self._status_field,
+            max_object_bytes=self.settings.max_object_bytes,
+        )
         self._log.subscribe(self._on_purge)
 
     @override
@@ -117,8 +129,8 @@ class Cache(Plugin[CacheSettings]):
             aside = None if known else Reason.REQUEST_BODY
         if aside is not None:
             exchange.cache = CacheReport(CacheResult.BYPASS, aside, aside.fwd)
-            if aside is Reason.CACHE_OFF:
-                exchange.passage = self._passages.always
+            if aside is Reason.CACHE_OFF and exchange.transcript is not None:
+                exchange.passage = self._passages.without(request)
             return None
         request = exchange.request = self._guard.without_dropped(request)
         primary = primary_key(request, self._rules)
@@ -175,6 +187,8 @@ class Cache(Plugin[CacheSettings]):
                 report = CacheReport(CacheResult.HIT, reason, ttl=decision.ttl, tier=place.tier, key=place.key.primary)
                 if exchange.wants_replay and place.tier == "l1":
                     exchange.replay = self._terms(exchange.request, place, entry, report)
+                elif exchange.transcript is not None and place.tier == "l2":
+                    exchange.recall = self._recall_terms(exchange.request, place, entry, report)
                 return self._serve(exchange, place, entry, now, report)
             case StaleHit():
                 assert entry is not None
@@ -273,6 +287,28 @@ class Cache(Plugin[CacheSettings]):
         keys = (place.key,) if place.marker is None else (CacheKey(place.key.primary), place.key)
         return terms if terms.watch(self._store, *keys) else None
 
+    def _recall_terms(self, request: Request, place: Place, entry: Entry, report: CacheReport) -> HitRecall | None:
+        """The terms under which hits in L2 like this one may be answered; None: they may not."""
+        settings, stored = self.settings, entry.stored
+        alike = settings.cache_status_clients is None and not settings.cache_status_key
+        if not alike or place.marker is not None or not may_replay(request, entry, None, self._rules.fields):
+            return None
+        known = look(encode(entry)) if is_plain(request) and reuse.answers_plainly(stored) else None
+        if known is None or not OWN_FIELDS.issuperset(map(str.lower, known.shape.own_names)):
+            return None
+        return HitRecall(
+            request,
+            known,
+            report,
+            self._status_field,
+            store=self._store,
+            clock=self._clock,
+            rules=self._rules,
+            beta=settings.early_refresh_beta,
+            sight=self._sight,
+            is_nowhere=lambda key: self._fetcher.nowhere.holds((key, False), self._clock.monotonic()),
+        )
+
     @override
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
         return self._hit_tallies.part(exchange.route.name, exchange.cache)
@@ -332,13 +368,14 @@ class Cache(Plugin[CacheSettings]):
         if lone is not None:
             self._alone(exchange, reason if lone is Reason.METHOD_NOT_CACHED else lone, ttl, place.key.primary)
             if lone is Reason.RECENTLY_UNCACHEABLE and exchange.transcript is not None:
-                exchange.passage = self._passages.past(key, place)
+                exchange.passage = self._passages.uncacheable(request, place)
             return None
         flight = self._fetcher.flights.find(key)
+        announced = own_flight(exchange.transcript, key)
         voyage: Voyage | None = None
-        if flight is None or not self._may_join(request, place, flight, reason):
+        if announced is not None or flight is None or not self._may_join(request, place, flight, reason):
             part = place.entry is None and RANGE in request.headers
-            flight, voyage = self._fetcher.set_out(key, exchange, place, part=part)
+            flight, voyage = self._fetcher.set_out(key, exchange, place, part=part, announced=announced)
         try:
             landed = await flight.wait()
         except asyncio.CancelledError:
@@ -389,6 +426,8 @@ class Cache(Plugin[CacheSettings]):
         """The client's response from what the flight brought."""
         request, now = exchange.request, self._clock.wall()
         fwd = reason.fwd
+        if isinstance(landed, Withdrawn):
+            return _Turn.AGAIN
         if isinstance(landed, Passed):
             if landed.response.status in ERROR_STATUSES and voyage is not None:
                 status = landed.response.status
@@ -422,6 +461,8 @@ class Cache(Plugin[CacheSettings]):
         own = voyage is not None and not landed.confirmed
         headers = landed.response.headers if own else aged_headers(landed.stored, now)
         if landed.entry is not None:
+            if voyage is not None and exchange.transcript is not None and reason is Reason.NOTHING_STORED:
+                self._learn_filling(exchange, voyage, place, landed, report)
             return self._send(exchange, place, landed.entry, headers, report)
         assert landed.body is not None
         reader = voyage.reader if voyage is not None else None
@@ -435,6 +476,19 @@ class Cache(Plugin[CacheSettings]):
         if response.body is not reader:  # the client's own copy is good
             reader.leave()
         return response
+
+    def _learn_filling(
+        self, exchange: Exchange, voyage: Voyage, place: Place, landed: Kept, report: CacheReport
+    ) -> None:
+        """Say on which terms requests like this one, which has filled the cache, may go past it."""
+        request, entry = exchange.request, landed.entry
+        if entry is None or landed.confirmed or landed.names or not landed.shared:
+            return
+        if not is_plain(request) or self.settings.cache_status_key or self._guard.found(request):
+            return
+        pattern = pattern_of(landed.response, landed.stored, self._options)
+        exchange.beyond = voyage.exchange, voyage.tail
+        exchange.passage = self._passages.filling(exchange, place, pattern, replace(entry, body=b""), report)
 
     def _on_failure(self, exchange: Exchange, place: Place, reason: Reason, error: ProxyError) -> Response:
         """Stale instead of `error` if there is any, else `error`."""

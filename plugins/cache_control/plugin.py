@@ -23,7 +23,7 @@ from plugins.cache_control.rules import CompiledRule, compile_fingerprints, comp
 from plugins.cache_control.settings import CacheControlSettings
 from proxy.http.message import Headers, Response, make_headers
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
-from proxy.pipeline.passage import NOTHING_TO_DO, PassagePart
+from proxy.pipeline.passage import PassagePart
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 
 _log = structlog.get_logger("cache_control")
@@ -80,7 +80,10 @@ class CacheControl(Plugin[CacheControlSettings]):
 
     @override
     def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart | None:
-        return None if exchange.take(_CHANGED) else NOTHING_TO_DO
+        if exchange.take(_CHANGED):
+            return None
+        by_target = any(compiled.fits_request is not None for compiled in self._rules)
+        return PassagePart(any_target=not by_target)
 
     @property
     @override

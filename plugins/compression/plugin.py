@@ -135,8 +135,8 @@ class Compression(Plugin[CompressionSettings]):
             return None  # whether a body gets smaller is its own affair
         tally = None if coding is None else self._count_replays[coding]
         if outcome.bytes_sent < self._min_bytes:
-            return PassagePart(tally=tally, most_bytes=self._min_bytes - 1)
-        return PassagePart(tally=tally, least_bytes=self._min_bytes)
+            return PassagePart(tally=tally, most_bytes=self._min_bytes - 1, any_target=True)
+        return PassagePart(tally=tally, least_bytes=self._min_bytes, any_target=True)
 
     @property
     @override
@@ -206,7 +206,7 @@ class Compression(Plugin[CompressionSettings]):
 
     def _count(self, exchange: Exchange, coding: str) -> None:
         self._responses[coding].value += 1
-        if exchange.wants_replay:
+        if exchange.wants_replay or exchange.transcript is not None:
             exchange.put(self._counted, coding)
 
     async def _form(self, forms: DerivedForms, coding: Coding) -> bytes:

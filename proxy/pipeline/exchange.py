@@ -1,14 +1,15 @@
 """One request and its answer on their way through the pipeline: the only mutable per-request object."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from proxy.errors import ProxyError
 from proxy.http.channel import Tunnel
 from proxy.http.message import Headers, Request, Response
-from proxy.pipeline.passage import PassageTerms, Transcript
+from proxy.pipeline.passage import PassagePart, PassageTerms, Transcript
+from proxy.pipeline.recall import RecallTerms
 from proxy.pipeline.replay import ReplayTerms
 from proxy.pipeline.routes import Route
 from proxy.policy.reasons import Reason
@@ -56,6 +57,10 @@ class CacheReport:
     tier: str = ""
     key: str = ""
 
+    def with_ttl(self, ttl: float) -> "CacheReport":
+        """The same with so many seconds of freshness left."""
+        return replace(self, ttl=ttl)
+
     def with_status(self, fwd_status: int) -> "CacheReport":
         """The same of a request that the next hop answered with `fwd_status`."""
         return CacheReport(
@@ -95,6 +100,10 @@ class Tail(Protocol):
         """Tell the plugins that saw `exchange` how it ended. Owed, once, for every `run`, failed or not."""
         ...
 
+    def passage_parts(self, exchange: "Exchange", outcome: "Outcome") -> "list[PassagePart] | None":
+        """What the plugins that saw `exchange` do when a request goes its way; None: one of them has to see each."""
+        ...
+
 
 class ExchangeKey(Generic[T]):
     """A typed name for what a plugin keeps on an exchange between its hooks."""
@@ -128,6 +137,8 @@ class Exchange:
         wants_replay: the server would keep the answer, to give it again; see `proxy.pipeline.replay`.
         replay: set by the plugin that answers: under which terms that may be done; None: it may not.
         passage: set by the cache: how long requests like this one go past it; None: it has to see them.
+        beyond: set with `passage` by who sent the request on by an exchange of its own: that, and its tail.
+        recall: set by the cache: how answers like this one are found in its second tier; None: they are not.
         transcript: what goes to the upstream and comes back, if somebody wants to know it to the letter.
         pipeline: the pipeline that it goes through; a reload may have put another in its place meanwhile.
         notes: what plugins want in the log line of this exchange.
@@ -151,6 +162,8 @@ class Exchange:
     wants_replay: bool = False
     replay: ReplayTerms | None = None
     passage: PassageTerms | None = None
+    beyond: "tuple[Exchange, Tail] | None" = None
+    recall: RecallTerms | None = None
     transcript: Transcript | None = None
     pipeline: object = None
     notes: dict[str, object] = field(default_factory=dict)

@@ -11,7 +11,7 @@ a response, an upstream that is slow, or closes) is handed over to the pipeline 
 again, the pipeline takes its connection over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Final, Protocol
@@ -43,22 +43,68 @@ class PassagePart:
         tally: see `Tally`. Request's head to response's last byte takes hardly longer than from the sending of
             the upstream request to its response, which is what the durations are.
         least_bytes, most_bytes: the lengths of bodies with which it would do the same again.
+        any_target: it would do the same for any other target on the same route.
     """
 
     check: Callable[[], bool] | None = None
     tally: Tally | None = None
     least_bytes: int = 0
     most_bytes: float = inf
+    any_target: bool = False
 
 
-NOTHING_TO_DO: Final = PassagePart()
+class Ticket(Protocol):
+    """Leave of the cache for one request to go past it. Used once: `keep`, `give_back`, or taken over by the pipeline.
+
+    Attributes:
+        way: how it goes; responses are known by it, too.
+        outlives_client: the response is wanted even if the client leaves.
+    """
+
+    way: Hashable
+    outlives_client: bool
+
+    def keep(self, pattern: object, own: Sequence[tuple[str, str]], body: bytes) -> Sequence[str] | None:
+        """The response is here: do what the cache does with it.
+
+        Args:
+            pattern: see `PassageTerms`, of the response that it is like.
+            own: names and values of its own fields.
+
+        Returns:
+            The values of the fields that are made anew each time. None: the pipeline has to see it, nothing was done.
+        """
+        ...
+
+    def give_back(self) -> None:
+        """Nothing comes of it. Does nothing if somebody took it over."""
+        ...
+
+    def go_on(self, transcript: "Transcript") -> None:
+        """The client has left, and the pipeline has to see the response: let it."""
+        ...
 
 
 class PassageTerms(Protocol):
-    """How long requests like one go past the cache, and what they bring with them."""
+    """Which requests go past the cache that are like one that did, but for their targets."""
 
-    def hold(self) -> bool:
-        """Whether such a request would go on to the upstream now, its answer unseen by the cache."""
+    @property
+    def way(self) -> Hashable:
+        """How that one went."""
+        ...
+
+    @property
+    def pattern(self) -> object:
+        """What `Ticket.keep` needs to know of its response."""
+        ...
+
+    @property
+    def made(self) -> Sequence[str]:
+        """The names of the fields of responses that are made anew each time."""
+        ...
+
+    def enter(self, target: str) -> Ticket | None:
+        """Leave for such a request for `target` to go past the cache now; None: the cache has to see it."""
         ...
 
 
@@ -138,7 +184,8 @@ class Transcript:
         line: the way it went.
         reusable: its connection could be used again afterwards.
         begun: the connection, for a request that is under way already: nothing is sent then, it is taken over.
-        began, request_id: of such a request: monotonic seconds when it came, and what the upstream was told.
+        began, request_id, ticket: of such a request: monotonic seconds when it came, what the upstream was told, and
+            the cache's leave.
     """
 
     sent: bytes = b""
@@ -148,6 +195,7 @@ class Transcript:
     begun: Carrier | None = None
     began: float = 0.0
     request_id: str = ""
+    ticket: Ticket | None = None
 
     def arrived(self, data: bytes) -> bool:
         """See `Tap.arrived`."""
@@ -160,6 +208,8 @@ class Transcript:
 
     def drop(self) -> None:
         """Nobody takes over what is under way."""
+        if self.ticket is not None:
+            self.ticket.give_back()
         carrier, self.begun = self.begun, None
         if carrier is not None and self.line is not None:
             self.line.drop(carrier)

@@ -89,6 +89,11 @@ class Step:
     on_replay: ReplayHook | None
     on_passage: PassageHook | None
 
+    @property
+    def knows_passages(self) -> bool:
+        """Whether the plugin can say that it need not see requests like one that it saw."""
+        return self.on_passage is not None and self.plugin.heeded_fields is not None
+
 
 class Chain:
     """The plugins of a route from some place on, and the upstream behind them. A `Tail`."""
@@ -229,14 +234,14 @@ class Chain:
     @property
     def knows_passages(self) -> bool:
         """Whether no plugin has to see each request that goes on to the upstream."""
-        return all(step.on_passage is not None and step.plugin.heeded_fields is not None for step in self.steps)
+        return all(step.knows_passages for step in self.steps)
 
     def passage_parts(self, exchange: Exchange, outcome: Outcome) -> list[PassagePart] | None:
-        """See `Pipeline.passage_parts`."""
+        """See `Tail.passage_parts`."""
         parts: list[PassagePart] = []
-        if not self.knows_passages:
-            return None
-        for step in self.steps:
+        for step in self.steps[: exchange.reached]:
+            if not step.knows_passages:
+                return None
             assert step.on_passage is not None
             try:
                 part = step.on_passage(exchange, outcome)
@@ -414,9 +419,18 @@ class Pipeline:
 
     def passage_parts(self, exchange: Exchange, outcome: Outcome) -> list[PassagePart] | None:
         """What the plugins do when a request goes the way of `exchange`; None: one of them has to see each."""
-        if exchange.passage is None:
+        if exchange.passage is None and exchange.recall is None:
             return None
-        return self.chains[exchange.route.name].passage_parts(exchange, outcome)
+        parts = self.chains[exchange.route.name].passage_parts(exchange, outcome)
+        if parts is None or exchange.beyond is None:
+            return parts
+        sent, tail = exchange.beyond
+        behind = tail.passage_parts(sent, outcome)
+        return None if behind is None else [*parts, *behind]
+
+    def leads_alike(self, alike: Exchange, target: str) -> bool:
+        """Whether a request for `target`, else like that of `alike`, takes the same route."""
+        return self.table.find_for(alike.request.method, target, alike.request.host) is alike.route
 
     def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
         """Take note of an exchange like `alike` whose client left before there was a response.

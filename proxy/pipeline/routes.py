@@ -154,9 +154,13 @@ class RouteTable:
 
     def find(self, request: Request) -> Route:
         """The route of `request`."""
+        return self.find_for(request.method, request.target, request.host)
+
+    def find_for(self, method: str, target: str, host: str) -> Route:
+        """The route of such a request."""
         if self._prefixed:
-            path = normal_path(request.path)
+            path = normal_path(target.partition("?")[0])
             for prefix, route in self._prefixed:
-                if path.startswith(prefix) and route.takes(request.method, path, request.host):
+                if path.startswith(prefix) and route.takes(method, path, host):
                     return route
         return self._default

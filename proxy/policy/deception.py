@@ -8,7 +8,7 @@ is believed: the guard is about lifetimes that it did not give.
 from typing import Final
 from urllib.parse import unquote
 
-from proxy.http.message import Request, Response
+from proxy.http.message import Headers, Request, Response
 
 _FONTS: Final = frozenset({"application/font-woff", "application/octet-stream", "application/vnd.ms-fontobject"})
 _SCRIPT: Final = frozenset({"application/javascript", "application/x-javascript", "text/javascript"})
@@ -51,10 +51,15 @@ _TYPES: Final[dict[str, frozenset[str]]] = {
 
 def agrees_with_path(request: Request, response: Response) -> bool:
     """Whether the Content-Type is one that the path's extension promises. True without an extension known here."""
-    types = _TYPES.get(_extension(request.path))
+    return is_promised_by(request.path, response.headers)
+
+
+def is_promised_by(path: str, headers: Headers) -> bool:
+    """The same by the path and a response's fields."""
+    types = _TYPES.get(_extension(path))
     if types is None:
         return True
-    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return media_type in types or media_type.partition("/")[0] + "/" in types
 
 

@@ -100,4 +100,9 @@ def current_age(stored: Stored, now: float) -> float:
     """Seconds since the response was generated or last validated at the origin (§4.2.3). A wall clock that was set back
     makes nothing younger than it was on arrival.
     """
-    return stored.initial_age + max(0.0, now - stored.response_time)
+    return age_at(stored.initial_age, stored.response_time, now)
+
+
+def age_at(initial_age: float, response_time: float, now: float) -> float:
+    """The same of a stored response of which these two times are known."""
+    return initial_age + max(0.0, now - response_time)

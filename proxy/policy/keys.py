@@ -5,7 +5,7 @@ Scheme and host are in every key. The key is readable text, so that a purge by k
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import blake2b
@@ -61,6 +61,13 @@ def primary_key(request: Request, rules: KeyRules = PLAIN_RULES) -> str:
         assert isinstance(request.body, bytes)
         key += f"\nbody:{content_digest(request.headers, request.body)}"
     return key
+
+
+def key_for_target(request: Request, target: str, rules: KeyRules = PLAIN_RULES) -> str:
+    """The key of a request without a body for `target` that is otherwise like `request`, a GET."""
+    if rules.plain:
+        return f"GET {request.scheme}://{request.host}{target}"
+    return primary_key(replace(request, target=target), rules)
 
 
 def content_digest(headers: Headers, body: bytes) -> str:

@@ -62,6 +62,11 @@ def decide(request: Request, stored: Stored | None, now: float, options: PolicyO
     return _forward(Revalidate(reason, age, ttl), directives, options)
 
 
+def answers_plainly(stored: Stored) -> bool:
+    """Whether a GET without directives, conditions or ranges gets `stored` whenever it is fresh, whoever sends it."""
+    return stored.method == "GET" and not stored.must_validate and not stored.vary and stored.content_range is None
+
+
 def _directives(request: Request) -> RequestDirectives:
     headers = request.headers
     if "Cache-Control" in headers or "Pragma" in headers:

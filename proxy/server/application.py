@@ -52,6 +52,10 @@ class Application(Protocol):
         """What is to be done when a request goes the way of `exchange` again; None: that may not be."""
         ...
 
+    def leads_alike(self, alike: Exchange, target: str) -> bool:
+        """Whether a request for `target`, else like that of `alike`, would be answered on the same route."""
+        ...
+
     def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
         """Take note of an exchange like `alike` whose client left before there was a response.
 

@@ -10,11 +10,11 @@ from proxy.errors import ProxyError
 from proxy.server.fast_lane import FastLane
 from proxy.server.forwarding import peer_address
 from proxy.server.heads import Caller
-from proxy.server.passages import Passages
 from proxy.server.protocol import Connection
 from proxy.server.raw import RawRequest
 from proxy.server.refusals import TooManyConnectionsError
 from proxy.server.settings import ServerSettings
+from proxy.server.ways import Ways
 
 
 class ProxyServer(web.Server):
@@ -26,7 +26,7 @@ class ProxyServer(web.Server):
         refuse: the wire bytes of the problem document for what never became a request; the connection closes.
         lane: answers what it can before it is parsed; None: everything is parsed.
         caller: what the lane is to know of a peer, by its address.
-        passages: the ways to the upstream that are known.
+        ways: what else is answered past the pipeline.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class ProxyServer(web.Server):
         refuse: Callable[[ProxyError], bytes],
         lane: FastLane | None = None,
         caller: Callable[[str], Caller] | None = None,
-        passages: Passages | None = None,
+        ways: Ways | None = None,
     ) -> None:
         super().__init__(_unasked, handler_cancellation=True)
         self.answer = handler
         self.refuse = refuse
         self.lane = lane if caller is not None else None
         self._caller = caller
-        self.passages = passages
+        self.ways = ways
         self.draining = False
         self._settings = settings
         self.clients: set[Connection] = set()
@@ -78,7 +78,7 @@ class ProxyServer(web.Server):
     def forget_reply_keys(self) -> None:
         """What is being answered now is not kept by the fast lane: its key leaves out what may be heeded by now."""
         for connection in self.clients:
-            connection.reply_key = b""
+            connection.reply_key = connection.way_key = b""
 
     async def wait_until_empty(self) -> None:
         """Wait until no client is connected."""
@@ -87,8 +87,8 @@ class ProxyServer(web.Server):
     def close_idle(self) -> None:
         """Close the connections that wait for a request, and let no connection outlive the request it has in hand."""
         self.draining = True
-        if self.passages is not None:
-            self.passages.hand_over()
+        if self.ways is not None:
+            self.ways.hand_over()
         for connection in list(self.clients):
             connection.leave_lane()
             if connection.idle:

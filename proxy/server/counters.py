@@ -1,14 +1,14 @@
 """What the server counts."""
 
 from proxy.metrics.registry import Registry
-from proxy.server.passages import Passages
+from proxy.server.ways import Ways
 
 
 class ServerCounters:
     """Counters and gauges of one listener.
 
     Args:
-        passages: on which requests are answered, too.
+        ways: on which requests are answered, too.
 
     Attributes:
         in_flight: requests being answered.
@@ -17,7 +17,7 @@ class ServerCounters:
 
     __slots__ = ("_aborted", "_refused", "_tunnel_bytes", "_tunnels", "in_flight", "open_tunnels")
 
-    def __init__(self, metrics: Registry, passages: Passages | None) -> None:
+    def __init__(self, metrics: Registry, ways: Ways | None) -> None:
         self.in_flight = 0
         self.open_tunnels = 0
         self._refused = metrics.counter(
@@ -32,7 +32,7 @@ class ServerCounters:
         )
 
         def in_flight() -> int:
-            return self.in_flight + (len(passages.under_way) if passages is not None else 0)
+            return self.in_flight + (len(ways) if ways is not None else 0)
 
         metrics.gauge("sidecache_server_requests_in_flight", "Requests being answered", in_flight)
         metrics.gauge("sidecache_server_open_tunnels", "Tunnels that are open", lambda: self.open_tunnels)

@@ -2,20 +2,26 @@
 
 from typing import TYPE_CHECKING, Final
 
-from proxy.pipeline.passage import Carrier, Transcript
-from proxy.server.passage import More, Passage
+import structlog
+
+from proxy.pipeline.passage import Carrier, Ticket, Transcript
+from proxy.server.passage import Arriving, Passage
+from proxy.server.under_way import Client
 
 if TYPE_CHECKING:
     from proxy.server.passages import Passages
-    from proxy.server.protocol import Connection
+
+_log = structlog.get_logger("server")
 
 
 class Crossing:
-    """See the module. A `Tap`. It ends once: answered, handed over to the pipeline, or given up.
+    """See the module. A `Tap`, and an `UnderWay`.
 
     Args:
+        ticket: the cache's leave.
         client: who asks.
         head: of the request, as it came.
+        key: what is left of `head` without the lines that nobody heeds.
         request_id: as the upstream was told.
         sent: what goes to the upstream.
         began: monotonic seconds.
@@ -24,25 +30,32 @@ class Crossing:
         key: under which its response may be learnt from; empty: it may not.
     """
 
-    __slots__ = ("_book", "_carrier", "_client", "_received", "_sent", "began", "head", "key", "passage", "request_id")
+    __slots__ = (
+        "_arriving", "_book", "_carrier", "_client", "_received", "_sent", "_ticket", "began", "head", "key",
+        "passage", "request_id",
+    )  # fmt: skip
 
     def __init__(
         self,
         book: "Passages",
         passage: Passage,
-        client: "Connection",
+        ticket: Ticket,
+        client: Client,
         head: bytes,
+        key: bytes,
         request_id: str,
         sent: bytes,
         began: float,
     ) -> None:
         self._book: Final = book
-        self._client: Final = client
+        self._ticket: Final = ticket
+        self._client: Client | None = client
+        self.key = key
         self._sent: Final = sent
         self._carrier: Carrier | None = None
         self._received = b""
+        self._arriving: Arriving | None = None
         self.passage: Final = passage
-        self.key = passage.key
         self.head: Final = head
         self.request_id: Final = request_id
         self.began: Final = began
@@ -56,26 +69,41 @@ class Crossing:
         """See `Tap.arrived`."""
         if self._received:
             data = self._received + data
-        answer = self.passage.answer(data)
-        if answer is More.MORE:
-            self._received = data
-            return True
-        if answer is None:
+        arriving = self._arriving or self.passage.recognise(data, self._ticket.way)
+        if arriving is None or len(data) - arriving.end > arriving.body_bytes:
             self._received = data
             self.hand_over()
-            return True
-        carrier = self._end()
-        seconds = self._book.settle(self, answer)
-        self.passage.line.finish(carrier, seconds)
-        self._client.crossed(answer.wire)
+        elif len(data) - arriving.end < arriving.body_bytes:
+            self._received = data
+            self._arriving = arriving
+        else:
+            self._answer(arriving, data)
         return True
+
+    def _answer(self, arriving: Arriving, data: bytes) -> None:
+        try:
+            wire = arriving.answer(data, self._ticket)
+        except Exception as error:  # noqa: BLE001 — our mistake, whatever it is: the pipeline does without what is here
+            _log.error("a response could not go its known way", exc_info=error)
+            wire = None
+        if wire is None:
+            self.passage.stranger()
+            self._received = data
+            self.hand_over()
+            return
+        carrier = self._end()
+        seconds = self._book.elapsed(self)
+        self.passage.line.finish(carrier, seconds)
+        if self._client is not None:
+            self._book.note(arriving, seconds)
+            self._client.answered(wire)
 
     def lost(self) -> None:
         """See `Tap.lost`."""
         self.hand_over()
 
     def hand_over(self) -> None:
-        """Let the pipeline go on from here."""
+        """See `UnderWay.hand_over`: the pipeline goes on from here, the request is not sent again."""
         carrier = self._end()
         transcript = Transcript(
             sent=self._sent,
@@ -83,17 +111,25 @@ class Crossing:
             begun=carrier,
             began=self.began,
             request_id=self.request_id,
+            ticket=self._ticket,
         )
         self._book.settle_all()
         carrier.tap = transcript  # the kind of this response may be learnt
         if self._received:
             carrier.data_received(self._received)
-        self._client.taken_over(self, transcript)
+        if self._client is not None:
+            self._client.taken_over(self.head, self.key, transcript)
+        else:
+            self._ticket.go_on(transcript)
 
     def give_up(self) -> None:
-        """The client has left."""
-        self.passage.line.drop(self._end())
-        self._book.abandoned(self)
+        """See `UnderWay.give_up`."""
+        if self._ticket.outlives_client:
+            self._client = None
+        else:
+            self.passage.line.drop(self._end())
+            self._ticket.give_back()
+        self._book.abandoned(self.passage.alike, self.request_id, self.began)
 
     def _end(self) -> Carrier:
         carrier = self._carrier

@@ -56,13 +56,14 @@ class FastLane:
 
     __slots__ = (
         "_canonical", "_cut", "_hot_files", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic",
-        "_older", "_replies", "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
+        "_older", "_others", "_replies", "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, *, max_bytes: int, max_fields: int, max_field_bytes: int) -> None:
         self._wall = clock.wall
         self._monotonic = clock.monotonic
         self._ledgers: dict[tuple[tuple[Tally, ...], tuple[Journal[Any], ...]], Ledger] = {}
+        self._others: dict[tuple[Tally, ...], Ledger] = {}
         self._unsettled: list[Ledger] = []  # those that the plugins have not been told all of
         self._max_bytes = max_bytes
         self._hot_files = HotFiles(max_bytes // 2)
@@ -95,6 +96,7 @@ class FastLane:
             for reply in set(replies.values()):
                 self.drop(reply)
         self._ledgers.clear()
+        self._others.clear()
         self._seen.clear()
         self._older.clear()
         passed_over = sorted(PASSED_OVER - heeded) if heeded is not None else []
@@ -163,6 +165,13 @@ class FastLane:
         ledger.durations.append(seconds)
         ledger.bytes_sent += bytes_sent
 
+    def ledger(self, tallies: tuple[Tally, ...]) -> Ledger:
+        """Where answers are counted whose plugins have nothing but these tallies."""
+        ledger = self._others.get(tallies)
+        if ledger is None:
+            ledger = self._others[tallies] = Ledger(tallies, (), kept=False)
+        return ledger
+
     def _open(self, ledger: Ledger) -> None:
         if not self._unsettled and self.on_unsettled is not None:
             self.on_unsettled()
@@ -220,6 +229,19 @@ class FastLane:
         Args:
             head: what arrived, at a message boundary, and was not answered here.
         """
+        head = self.learnable(head)
+        if not head:
+            return b""
+        digest = hash(head)
+        if digest in self._seen or digest in self._older:
+            return head
+        self._seen.add(digest)
+        if len(self._seen) >= REMEMBERED_HEADS // 2:
+            self._older, self._seen = self._seen, set()
+        return b""
+
+    def learnable(self, head: bytes) -> bytes:
+        """What is left of `head` without the lines that nobody heeds, if anything can be learnt from its answer."""
         end = len(head)
         if not 0 < end <= self._max_head_bytes or head.find(_EMPTY_LINE) != end - len(_EMPTY_LINE):
             return b""
@@ -230,15 +252,7 @@ class FastLane:
             head, left_out = (rest, left_out) if whole is head else self._canonical.subn(b"", head)
             if left_out > MAX_FIELDS_LEFT_OUT:
                 return b""
-        if head.count(b"\r\n") + MAX_FIELDS_LEFT_OUT > self._max_fields:
-            return b""
-        digest = hash(head)
-        if digest in self._seen or digest in self._older:
-            return head
-        self._seen.add(digest)
-        if len(self._seen) >= REMEMBERED_HEADS // 2:
-            self._older, self._seen = self._seen, set()
-        return b""
+        return head if head.count(b"\r\n") + MAX_FIELDS_LEFT_OUT <= self._max_fields else b""
 
     def keep(
         self,

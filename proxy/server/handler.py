@@ -21,18 +21,18 @@ from proxy.http.channel import Tunnel
 from proxy.http.message import Headers, Request, Response
 from proxy.http.problem import error_response
 from proxy.metrics.registry import Registry
+from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import Transcript
 from proxy.server.application import Application
 from proxy.server.counters import ServerCounters
-from proxy.server.crossing import Crossing
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller, DirectCaller, TrustedCaller
 from proxy.server.inbound import RequestBody, RequestReader, wanted_protocol
-from proxy.server.passages import Passages
 from proxy.server.protocol import ClientGoneError, Connection
 from proxy.server.raw import RawRequest
 from proxy.server.reply import Reply, ReplyTools
 from proxy.server.settings import ServerSettings
+from proxy.server.ways import Ways
 from proxy.server.writer import BodySender, ResponseWriter, UnwritableResponseError
 
 _log = structlog.get_logger("server")
@@ -96,7 +96,7 @@ class Handler:
         self._reader = RequestReader(settings, self._make_id)
         self._writer = ResponseWriter(clock, settings.name)
         self.lane: FastLane | None = None
-        self.passages: Passages | None = None
+        self.ways: Ways | None = None
         if settings.fast_lane_max_bytes:
             self.lane = FastLane(
                 clock,
@@ -105,15 +105,16 @@ class Handler:
                 max_field_bytes=settings.max_field_bytes,
             )
             self.lane.reset(application.heeded_fields)
-            self.passages = Passages(
+            self.ways = Ways(
                 self.lane,
                 clock,
                 self._reader.forwarding,
-                self._abandon,
+                application,
+                abandoned=self._abandoned,
                 max_bytes=settings.fast_lane_max_bytes,
             )
-        self._counters = ServerCounters(metrics, self.passages)
-        self._tools = ReplyTools(application, settings, clock, self._writer, self._counters, self.lane, self.passages)
+        self._counters = ServerCounters(metrics, self.ways)
+        self._tools = ReplyTools(application, settings, clock, self._writer, self._counters, self.lane, self.ways)
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -124,8 +125,8 @@ class Handler:
             return TrustedCaller(peer, forwarding.client, self._reader.request_id)
         return DirectCaller(peer, self._make_id)
 
-    def _abandon(self, crossing: Crossing) -> None:
-        self._application.abandon(crossing.passage.alike, crossing.request_id, crossing.began)
+    def _abandoned(self, alike: Exchange, request_id: str, began: float) -> None:
+        self._application.abandon(alike, request_id, began)
 
     async def wait_until_quiet(self) -> None:
         """Wait until no request is in flight."""
@@ -167,10 +168,11 @@ class Handler:
         """Answer `raw`; whether the connection can go on."""
         received = self._clock.monotonic()
         reply_key, connection.reply_key = connection.reply_key, b""
+        way_key, connection.way_key = connection.way_key, b""
         transcript, request_id = connection.transcript, ""
         if transcript is not None:
             received, request_id = transcript.began, transcript.request_id
-        elif reply_key and self.passages is not None:
+        elif way_key:
             transcript = Transcript()
         try:
             request, request_id = self._reader.read(raw, connection.send, request_id)
@@ -182,7 +184,7 @@ class Handler:
             answer: Response | Tunnel
             if protocol is None:
                 if request.body != b"" or "Expect" in request.headers:
-                    reply_key = b""
+                    reply_key = way_key = b""
                 exchange, answer = await self._application.handle(
                     request,
                     request_id=request_id,
@@ -195,7 +197,7 @@ class Handler:
                     request, protocol=protocol, request_id=request_id
                 )
             informational.over = True
-            reply = Reply(self._tools, raw, connection, request, exchange, received, reply_key)
+            reply = Reply(self._tools, raw, connection, request, exchange, received, (reply_key, way_key))
             if isinstance(answer, Tunnel):
                 await reply.tunnel(answer)
                 return False

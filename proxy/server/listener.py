@@ -51,7 +51,7 @@ class Listener:
             refuse=self._handler.refuse,
             lane=self._handler.lane,
             caller=self._handler.caller,
-            passages=self._handler.passages,
+            ways=self._handler.ways,
         )
         self._accepting: list[Acceptor] = []
         self._connecting = Tasks()
@@ -62,9 +62,13 @@ class Listener:
             metrics.gauge("sidecache_fast_lane_replies", "Answers kept ready to be sent", lambda: len(lane))
             metrics.gauge("sidecache_fast_lane_bytes", "What they weigh", lambda: lane.bytes)
             metrics.total("sidecache_fast_lane_hits", "Requests answered by one of them", lambda: lane.hits)
-        if (passages := self._handler.passages) is not None:
+        if (ways := self._handler.ways) is not None:
+            passages, recalls = ways.passages, ways.recalls
             metrics.gauge("sidecache_fast_lane_passages", "Known ways to the upstream", lambda: len(passages))
-            metrics.total("sidecache_fast_lane_passed", "Requests that went such a way", lambda: passages.crossed)
+            metrics.total("sidecache_fast_lane_passed", "Requests that went such a way", lambda: passages.passed)
+            metrics.total(
+                "sidecache_fast_lane_recalled", "Requests answered from the second tier", lambda: recalls.recalled
+            )
 
     @property
     def lane(self) -> FastLane | None:
@@ -72,13 +76,11 @@ class Listener:
         return self._handler.lane
 
     def lane_stats(self) -> dict[str, int] | None:
-        """What goes past the pipeline: kept answers and their hits, known ways to the upstream and what went there.
-        None: nothing does.
+        """What goes past the pipeline: kept answers and their hits, known ways to the upstream and what went there, and
+        what the second tier answered. None: nothing does.
         """
-        lane, passages = self._handler.lane, self._handler.passages
-        if lane is None or passages is None:
-            return None
-        return {**lane.stats(), "passages": len(passages), "passed": passages.crossed}
+        lane, ways = self._handler.lane, self._handler.ways
+        return None if lane is None or ways is None else {**lane.stats(), **ways.stats()}
 
     def connection(self) -> Connection:
         """What serves a client that connects in another way than by the address."""
@@ -125,8 +127,8 @@ class Listener:
         """The application's answers are others from now on: what was kept of them is void."""
         if self.lane is not None:
             self.lane.reset(self._application.heeded_fields)
-            if self._handler.passages is not None:
-                self._handler.passages.reset()
+            if self._handler.ways is not None:
+                self._handler.ways.reset()
             self._protocols.forget_reply_keys()
 
     def settle(self) -> None:

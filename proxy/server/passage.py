@@ -6,20 +6,30 @@ told apart by all of a response's head but the values of `OWN_FIELDS`. What is l
 exchange that it is learnt from: it has to give, byte for byte, what the pipeline gave.
 """
 
-from collections.abc import Sequence
-from enum import Enum
+from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
+from proxy.http.message import from_wire, to_wire
 from proxy.pipeline.exchange import Exchange
-from proxy.pipeline.passage import MOST_BYTES, OWN_FIELDS, Line, PassagePart, PassageTerms
+from proxy.pipeline.passage import MOST_BYTES, OWN_FIELDS, Line, PassagePart, PassageTerms, Ticket
 from proxy.server.heads import values_of
 from proxy.server.kept_reply import JOINED_BODY_BYTES, Ledger
 
-MOST_KINDS: Final = 8
-"""Kinds of responses to one request that are remembered; the oldest goes."""
+MOST_KINDS: Final = 32
+"""Kinds of responses that are remembered of one passage; the oldest goes."""
 
-PASSAGE_OVERHEAD: Final = 3_000
+STRANGER: Final = 4
+MOST_STRANGERS: Final = 1_024
+"""A response of no known kind weighs as much as four that are known; when that comes to so much, the way is closed:
+more than a fifth of what comes is handed over, each at the price of having been tried."""
+
+MOST_BANDS: Final = 4
+"""Kinds with equal heads for bodies of different lengths."""
+
+KIND_OVERHEAD: Final = 2_000
+
+Sent: TypeAlias = bytes | tuple[bytes, ...]
 
 _EMPTY_LINE: Final = b"\r\n\r\n"
 _LENGTH_DIGITS: Final = 8
@@ -31,76 +41,96 @@ class Kind:
     """Responses that are alike.
 
     Args:
-        pieces: the client's head, cut where the values of own fields stand.
+        pieces: the client's head, cut where values stand.
+        order: for each of these, its place among the own values; the made ones come behind.
+        names: of the own fields, as the upstream writes them.
+        pattern: see `PassageTerms`.
+        checks: of the plugins.
         ledger: where they are counted.
-        least_bytes, most_bytes: of their bodies.
+        example_bytes: the length of the body that one of them had.
 
     Attributes:
-        other: the kind whose heads are alike, too, but whose bodies are of other lengths.
-        others: how many kinds follow so.
+        least_bytes, most_bytes: of their bodies.
     """
 
-    __slots__ = ("least_bytes", "ledger", "length_place", "most_bytes", "other", "others", "pieces")
+    __slots__ = (
+        "_order", "_pieces", "checks", "example_bytes", "least_bytes", "ledger", "length_place", "most_bytes", "names",
+        "pattern",
+    )  # fmt: skip
 
     def __init__(
-        self, pieces: list[bytes], length_place: int, ledger: Ledger, least_bytes: int, most_bytes: float
-    ) -> None:
-        self.pieces = pieces
-        self.length_place = length_place
+        self, pieces: list[bytes], order: Sequence[int], names: Sequence[str], pattern: object,
+        parts: Sequence[PassagePart], ledger: Ledger, example_bytes: int,
+    ) -> None:  # fmt: skip
+        self._pieces = pieces
+        self._order = order
+        self.names = names
+        self.length_place = [name.lower() for name in names].index("content-length")
+        self.pattern = pattern
+        self.checks = tuple(part.check for part in parts if part.check is not None)
         self.ledger = ledger
-        self.least_bytes = least_bytes
-        self.most_bytes = most_bytes
-        self.other: Kind | None = None
-        self.others = 0
+        self.least_bytes = max((part.least_bytes for part in parts), default=0)
+        self.most_bytes = min((part.most_bytes for part in parts), default=inf)
+        # What became of no body tells nothing of what becomes of one: a decoded body of no bytes is the same as before.
+        self.example_bytes = example_bytes
+        if example_bytes:
+            self.least_bytes = max(self.least_bytes, 1)
+        else:
+            self.most_bytes = 0
 
     @property
     def size(self) -> int:
-        """Bytes that it counts for, the others among them."""
-        return sum(map(len, self.pieces)) + (self.other.size if self.other is not None else 0)
+        """Bytes that it counts for."""
+        return KIND_OVERHEAD + sum(map(len, self._pieces))
 
-    def fit(self, body_bytes: int) -> "Kind | None":
-        """This kind, or another one with such heads, for a body of this length."""
-        kind: Kind | None = self
-        while kind is not None and not kind.least_bytes <= body_bytes <= kind.most_bytes:
-            kind = kind.other
-        return kind
+    def takes(self, body_bytes: int) -> bool:
+        """Whether a body of this length goes the same way."""
+        return self.least_bytes <= body_bytes <= self.most_bytes
 
     def head(self, values: Sequence[bytes]) -> bytes:
-        """The client's head for a response with these values in its own fields."""
-        pieces = self.pieces.copy()
-        pieces[1::2] = values
+        """The client's head with these values: the own ones, and behind them the made ones."""
+        pieces = self._pieces.copy()
+        pieces[1::2] = [values[place] for place in self._order]
         return b"".join(pieces)
 
 
-class More(Enum):
-    """What there is to say of a part of a response."""
-
-    MORE = "it is of a known kind, and there is more to come"
-
-
 @final
-class Answer:
-    """What the client is to get.
+class Arriving:
+    """A response's head that has come, of a known kind.
 
     Attributes:
-        ledger: where it is to be counted.
+        own: the values of its own fields.
+        end: where its body begins in what has come.
+        body_bytes: how long that is.
     """
 
-    __slots__ = ("body_bytes", "ledger", "wire")
+    __slots__ = ("body_bytes", "end", "kind", "own")
 
-    def __init__(self, wire: bytes | tuple[bytes, ...], ledger: Ledger, body_bytes: int) -> None:
-        self.wire = wire
-        self.ledger = ledger
+    def __init__(self, kind: Kind, own: list[bytes], end: int, body_bytes: int) -> None:
+        self.kind = kind
+        self.own = own
+        self.end = end
         self.body_bytes = body_bytes
+
+    def answer(self, response: bytes, ticket: Ticket) -> Sent | None:
+        """What the client gets for the whole `response`; None: that is for the pipeline to say."""
+        kind = self.kind
+        body = response[self.end :]
+        own = zip(kind.names, map(from_wire, self.own), strict=True) if kind.pattern is not None else ()
+        made = ticket.keep(kind.pattern, [*own], body)
+        if made is None:
+            return None
+        head = kind.head([*self.own, *map(to_wire, made)] if made else self.own)
+        return head + body if self.body_bytes <= JOINED_BODY_BYTES else (head, body)
 
 
 @final
 class Passage:
-    """How requests that are alike go to the upstream, and their responses to the client.
+    """How requests that are alike but for their targets go to the upstream, and their responses to the client.
 
     Args:
-        alike: the exchange that it was learnt from.
-        request: how such a request begins, up to the lines that nobody heeds.
+        alike: an exchange of such a request.
+        request: what goes to the upstream behind the target, up to the lines that nobody heeds.
         host: that the client asked for, as the upstream is told.
 
     Attributes:
@@ -108,81 +138,70 @@ class Passage:
         used: something went this way since room was last sought.
     """
 
-    __slots__ = ("_checks", "_kinds", "_strangers", "_terms", "alike", "host", "key", "line", "request", "size", "used")
+    __slots__ = ("_kinds", "_strangers", "_terms", "alike", "host", "line", "request", "size", "used")
 
-    def __init__(
-        self,
-        key: bytes,
-        alike: Exchange,
-        terms: PassageTerms,
-        parts: Sequence[PassagePart],
-        line: Line,
-        request: bytes,
-        host: str,
-    ) -> None:
-        self.key = key
+    def __init__(self, alike: Exchange, line: Line, request: bytes, host: str) -> None:
         self.alike = alike
         self.line = line
         self.request = request
         self.host = host
-        self._terms = terms
-        self._checks = tuple(part.check for part in parts if part.check is not None)
-        self._kinds: dict[bytes, Kind] = {}
+        self._terms: dict[Hashable, tuple[PassageTerms, tuple[Callable[[], bool], ...]]] = {}
+        # Those of equal heads differ in the lengths of bodies.
+        self._kinds: dict[tuple[Hashable, bytes], tuple[Kind, ...]] = {}
         self._strangers = 0
-        self.size = PASSAGE_OVERHEAD + len(key) + len(request)
+        self.size = KIND_OVERHEAD + len(request)
         self.used = False
-
-    @property
-    def open(self) -> bool:
-        """Whether a request may go this way now."""
-        return self._terms.hold() and all(check() for check in self._checks)
 
     @property
     def hopeless(self) -> bool:
         """Whether hardly a response is like one before it."""
-        return self._strangers > 2 * MOST_KINDS
+        return self._strangers >= MOST_STRANGERS
 
-    def add(self, key: bytes, kind: Kind) -> None:
-        """Know responses of this kind from now on."""
-        known = self._kinds.get(key)
-        if known is not None and known.fit(kind.least_bytes) is not None:  # it took the pipeline for another reason
+    def enter(self, target: str) -> Ticket | None:
+        """Leave for a request for `target` to go this way now."""
+        for terms, checks in self._terms.values():
+            if all(check() for check in checks) and (ticket := terms.enter(target)) is not None:
+                if ticket.way in self._terms:
+                    return ticket
+                ticket.give_back()
+        return None
+
+    def add(self, terms: PassageTerms, key: bytes, kind: Kind) -> None:
+        """Know responses of this kind from now on. Any terms let in what goes another way, too, if that is known."""
+        self._terms[terms.way] = terms, kind.checks
+        place = terms.way, key
+        known = self._kinds.get(place, ())
+        if any(one.takes(kind.example_bytes) for one in known):  # it went through the pipeline for another reason
             return
-        self._strangers += 1
-        if known is not None:
-            self.size -= len(key) + known.size
-            if known.others < MOST_KINDS:
-                kind.other, kind.others = known, known.others + 1
-        elif len(self._kinds) >= MOST_KINDS:
-            oldest = next(iter(self._kinds))
-            self.size -= len(oldest) + self._kinds.pop(oldest).size
-        self._kinds[key] = kind
-        self.size += len(key) + kind.size
+        if not known:
+            if len(self._kinds) >= MOST_KINDS:
+                oldest = next(iter(self._kinds))
+                self.size -= sum(one.size for one in self._kinds.pop(oldest)) + len(oldest[1])
+            self.size += len(key)
+        self._kinds[place] = (kind, *known[: MOST_BANDS - 1])
+        self.size += kind.size - sum(one.size for one in known[MOST_BANDS - 1 :])
 
-    def answer(self, response: bytes) -> Answer | More | None:
-        """What the client gets for a `response`; None if it is of no known kind.
+    def stranger(self) -> None:
+        """A response came that is for the pipeline."""
+        self._strangers += STRANGER
 
-        Args:
-            response: all that has come so far.
-        """
+    def recognise(self, response: bytes, way: Hashable) -> Arriving | None:
+        """What the `response` is that has begun; None: of no known kind, or its head is not whole."""
         end = response.find(_EMPTY_LINE) + len(_EMPTY_LINE)
         if end < len(_EMPTY_LINE):
             return None
         parts = _CUT.split(response[:end])
-        kind = self._kinds.get(_kind_key(parts))
-        if kind is None:
+        own = parts[2::3]
+        for kind in self._kinds.get((way, _kind_key(parts)), ()):
+            body_bytes = _length(own[kind.length_place])
+            if kind.takes(body_bytes):
+                break
+        else:
+            self.stranger()
             return None
-        values = parts[2::3]
-        body_bytes = _length(values[kind.length_place])
-        if not kind.least_bytes <= body_bytes <= kind.most_bytes:
-            kind = kind.fit(body_bytes)
-        if kind is None or len(response) - end > body_bytes:
-            return None
-        if len(response) - end < body_bytes:
-            return More.MORE
         self.used = True
-        self._strangers = 0
-        head, body = kind.head(values), response[end:]
-        return Answer(head + body if body_bytes <= JOINED_BODY_BYTES else (head, body), kind.ledger, body_bytes)
+        self._strangers = max(0, self._strangers - 1)
+        return Arriving(kind, own, end, body_bytes)
 
 
 def _kind_key(parts: list[bytes]) -> bytes:
@@ -200,8 +219,12 @@ def _length(text: bytes) -> int:
     return length if length <= MOST_BYTES else -1
 
 
+def _names(parts: Sequence[bytes]) -> list[str]:
+    return [from_wire(name.strip(b"\r\n:\t ")) for name in parts[1::3]]
+
+
 def learn_kind(
-    response: bytes, sent: bytes, body: bytes, parts: Sequence[PassagePart], ledger: Ledger
+    response: bytes, sent: bytes, body: bytes, terms: PassageTerms, parts: Sequence[PassagePart], ledger: Ledger
 ) -> tuple[bytes, Kind] | None:
     """How responses like this one go to the client, and what they have in common.
 
@@ -216,23 +239,26 @@ def learn_kind(
     end = response.find(_EMPTY_LINE) + len(_EMPTY_LINE)
     if end < len(_EMPTY_LINE) or response[end:] != body:
         return None
-    came, went = _CUT.split(response[:end]), _CUT.split(sent)
-    names = [name.strip(b"\r\n:\t ").lower() for name in came[1::3]]
-    values = came[2::3]
-    if names != [name.strip(b"\r\n:\t ").lower() for name in went[1::3]] or values != went[2::3]:
+    made = [name.lower() for name in terms.made]
+    came = _CUT.split(response[:end])
+    went = (values_of(sorted({*OWN_FIELDS, *made})) if made else _CUT).split(sent)
+    written = _names(came)
+    names, sent_names = [name.lower() for name in written], [name.lower() for name in _names(went)]
+    if [name for name in sent_names if name not in made] != names or any(sent_names.count(name) != 1 for name in made):
         return None
-    if names.count(b"content-length") != 1 or names.count(b"date") != 1:
+    if names.count("content-length") != 1 or names.count("date") != 1:
         return None
-    place = names.index(b"content-length")
-    least = max((part.least_bytes for part in parts), default=0)
-    most = min((part.most_bytes for part in parts), default=inf)
-    # What became of no body tells nothing of what becomes of one: a decoded body of no bytes is the same as before.
-    least, most = (max(least, 1), most) if body else (0, 0)
-    if not least <= len(body) <= min(most, MOST_BYTES) or _length(values[place]) != len(body):
-        return None
-    pieces: list[bytes] = [went[0]]
+    own = iter(range(len(names)))
+    order = [len(names) + made.index(name) if name in made else next(own) for name in sent_names]
+    pieces = [went[0]]
     for name, following in zip(went[1::3], went[3::3], strict=True):
         pieces[-1] += name
         pieces += (b"", following)
-    kind = Kind(pieces, place, ledger, least, most)
-    return (_kind_key(came), kind) if kind.head(values) == sent else None
+    kind = Kind(pieces, order, written, terms.pattern, parts, ledger, len(body))
+    values = came[2::3]
+    if _length(values[kind.length_place]) != len(body) or not kind.takes(len(body)):
+        return None
+    if terms.pattern is not None and len(set(names)) != len(names):
+        return None
+    by_name = dict(zip(sent_names, went[2::3], strict=True))
+    return (_kind_key(came), kind) if kind.head([*values, *(by_name[name] for name in made)]) == sent else None

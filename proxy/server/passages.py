@@ -2,15 +2,15 @@
 
 Rule: which requests go such a way is decided here; how, in `proxy.server.passage`.
 
-A way is kept under the same key as a kept reply would be: a head without the lines that nobody heeds. These lines go on
-to the upstream as they are, but for those that the server makes itself. What is learnt is tried out on the exchange
-that it is learnt from, and dropped if it does not give to the letter what the pipeline gave.
+A way is kept under an outline: a head without its target and without the lines that nobody heeds. These lines go on to
+the upstream as they are, but for those that the server makes itself. What is learnt is tried out on the exchange that
+it is learnt from, and dropped if it does not give to the letter what the pipeline gave.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from multidict import CIMultiDict
 
@@ -18,17 +18,15 @@ from proxy.clock import Clock
 from proxy.http.message import to_wire
 from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import PassagePart, Transcript, ask_alike
-from proxy.pipeline.replay import Tally
+from proxy.server.application import Application
 from proxy.server.crossing import Crossing
 from proxy.server.deadline import Deadline
 from proxy.server.fast_lane import FastLane
 from proxy.server.forwarding import Forwarding
 from proxy.server.heads import Caller, lines_of
-from proxy.server.kept_reply import Ledger
-from proxy.server.passage import Answer, Passage, learn_kind
-
-if TYPE_CHECKING:
-    from proxy.server.protocol import Connection
+from proxy.server.outline import Outline
+from proxy.server.passage import Arriving, Passage, learn_kind
+from proxy.server.under_way import Client
 
 SHARE: Final = 8
 """One part in so many of the fast lane's bytes is for ways."""
@@ -51,18 +49,19 @@ class Passages:
     Args:
         lane: tells heads apart.
         forwarding: what the upstream is told of the client.
-        abandon: take note of a request whose client left.
+        application: says which targets take the same route.
+        abandoned: see `Ways`.
 
     Attributes:
-        abandoned: as `abandon`.
+        abandoned: as given.
         bytes: what the ways weigh.
-        crossed: how many requests went such a way.
+        passed: how many requests went such a way.
         under_way: those that are on it, the oldest first.
     """
 
     __slots__ = (
-        "_deadline", "_forwarding", "_hopeless", "_lane", "_ledgers", "_lines", "_max_bytes",
-        "_monotonic", "_passages", "abandoned", "bytes", "crossed", "under_way",
+        "_application", "_deadline", "_forwarding", "_hopeless", "_lane", "_lines", "_max_bytes",
+        "_monotonic", "_passages", "abandoned", "bytes", "passed", "under_way",
     )  # fmt: skip
 
     def __init__(
@@ -70,67 +69,74 @@ class Passages:
         lane: FastLane,
         clock: Clock,
         forwarding: Forwarding,
-        abandon: Callable[[Crossing], None],
+        application: Application,
+        abandoned: Callable[[Exchange, str, float], None],
         *,
         max_bytes: int,
     ) -> None:
         self._lane = lane
         self._forwarding = forwarding
-        self.abandoned = abandon
+        self._application = application
+        self.abandoned = abandoned
         self._monotonic = clock.monotonic
         self._max_bytes = max_bytes // SHARE
-        self._passages: tuple[dict[bytes, Passage], dict[bytes, Passage]] = ({}, {})  # as the lane's replies
+        self._passages: tuple[dict[bytes, list[Passage]], dict[bytes, list[Passage]]] = ({}, {})  # as the replies
         self._hopeless: dict[int, float] = {}  # by hashes: a head takes up to 8 KB
-        self._ledgers: dict[tuple[Tally, ...], Ledger] = {}
         self._lines = lru_cache(maxsize=4096)(self._make_lines)
         self._deadline: Deadline | None = None
         self.under_way: dict[Crossing, None] = {}
         self.bytes = 0
-        self.crossed = 0
+        self.passed = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._passages))
+        return sum(len(routes) for passages in self._passages for routes in passages.values())
 
     def reset(self) -> None:
         """Forget every way. The pipeline is another."""
         for passages in self._passages:
             passages.clear()
         self._hopeless.clear()
-        self._ledgers.clear()
         self.bytes = 0
         for crossing in self.under_way:
             crossing.key = b""  # it leaves out what may be heeded by now
 
     # Going a way.
 
-    def begin(self, head: bytes, caller: Caller, client: "Connection") -> Crossing | None:
+    def begin(self, outline: Outline, head: bytes, caller: Caller, client: Client) -> Crossing | None:
         """Send a request with this head the way that is known for it; None: there is none, or it is closed, and nothing
         was done.
-
-        Args:
-            head: what arrived, at a message boundary.
         """
-        passages = self._passages[caller.trusted]
-        if not passages or (heeded := self._lane.heeded(head)) is None:
+        passage = self._find(outline, caller)
+        if passage is None:
             return None
-        rest, left_out = heeded
-        passage = passages.get(rest)
-        if passage is None or not passage.open:
+        if passage.hopeless:
+            self._give_up(outline, caller)
+            return None
+        ticket = passage.enter(outline.target)
+        if ticket is None:
             return None
         caller.head = head
         request_id = caller.make_id()
-        sent = self._request(passage, head if left_out else b"", caller, request_id)
-        crossing = Crossing(self, passage, client, head, request_id, sent, self._monotonic())
+        sent = self._request(passage, outline.target, head if outline.has_more else b"", caller, request_id)
+        crossing = Crossing(self, passage, ticket, client, head, outline.head, request_id, sent, self._monotonic())
         if not crossing.begin():
+            ticket.give_back()
             return None
         self.under_way[crossing] = None
         if len(self.under_way) == 1:
             self._watch(passage.line.patience_seconds)
         return crossing
 
-    def _request(self, passage: Passage, head: bytes, caller: Caller, request_id: str) -> bytes:
+    def _find(self, outline: Outline, caller: Caller) -> Passage | None:
+        for passage in self._passages[caller.trusted].get(outline.rest, ()):
+            if self._application.leads_alike(passage.alike, outline.target):
+                return passage
+        return None
+
+    def _request(self, passage: Passage, target: str, head: bytes, caller: Caller, request_id: str) -> bytes:
         lines = b"".join(line for line in self._lane.unheeded(head) if not _MADE.match(line + b"\r\n\r"))
-        return b"%b%b%b\r\nX-Request-ID: %b\r\n\r\n" % (
+        return b"GET %b%b%b%b\r\nX-Request-ID: %b\r\n\r\n" % (
+            target.encode("ascii"),
             passage.request,
             lines,
             self._told(caller, passage.host),
@@ -166,12 +172,14 @@ class Passages:
                 return
             crossing.hand_over()
 
-    def settle(self, crossing: Crossing, answer: Answer) -> float:
-        """Take note of an answer; how many seconds it took."""
-        seconds = self._monotonic() - crossing.began
-        self._lane.note(answer.ledger, seconds, answer.body_bytes)
-        self.crossed += 1
-        return seconds
+    def elapsed(self, crossing: Crossing) -> float:
+        """The seconds since `crossing` began."""
+        return self._monotonic() - crossing.began
+
+    def note(self, arriving: Arriving, seconds: float) -> None:
+        """Take note of a response that took so many seconds."""
+        self._lane.note(arriving.kind.ledger, seconds, arriving.body_bytes)
+        self.passed += 1
 
     def settle_all(self) -> None:
         """Tell the plugins of all that went well: a breaker that hears of failures alone opens too soon."""
@@ -181,101 +189,75 @@ class Passages:
         """`crossing` is over."""
         del self.under_way[crossing]
 
-    def hand_over(self) -> None:
-        """Let the pipeline go on with everything that is under way."""
-        for crossing in list(self.under_way):
-            crossing.hand_over()
-
     # Learning.
 
     def learn(
         self,
-        key: bytes,
+        outline: Outline,
         caller: Caller,
         exchange: Exchange,
         parts: Sequence[PassagePart],
-        sent: tuple[bytes, bytes],
+        head: bytes,
+        body: bytes,
     ) -> bool:
-        """Know the way of an exchange that has just ended.
-
-        Args:
-            key: from `FastLane.wants`.
-            caller: `caller.head` is the request's.
-            sent: head and body as the client got them.
-
-        Returns:
-            Whether such a request goes that way from now on.
-        """
+        """See `Ways.learn`; whether such a request goes that way from now on."""
         transcript, terms = exchange.transcript, exchange.passage
         if transcript is None or terms is None or transcript.line is None or not transcript.reusable:
             return False
-        now = self._monotonic()
-        if self._hopeless and self._hopeless.get(hash(key), now) > now:
+        if not all(part.any_target for part in parts) or self._is_hopeless(outline.rest):
             return False
-        known = learn_kind(transcript.received, *sent, parts, self._ledger(parts))
+        tallies = tuple(part.tally for part in parts if part.tally is not None)
+        known = learn_kind(transcript.received, head, body, terms, parts, self._lane.ledger(tallies))
         if known is None:
             return False
-        passages = self._passages[caller.trusted]
-        passage = passages.get(key)
+        passage = self._find(outline, caller)
         if passage is None or passage.line is not transcript.line:
-            passage = self._new(key, caller, exchange, parts, transcript)
+            passage = self._new(outline, caller, exchange, transcript)
             if passage is None:
                 return False
-            self._forget(passages, key)
-            passages[key] = passage
-            self.bytes += passage.size
-        if passage.hopeless:
-            self._forget(passages, key)
-            self._give_up(key, now)
-            return False
+            self._passages[caller.trusted].setdefault(outline.rest, []).append(passage)
+            self.bytes += passage.size + len(outline.rest)
         self.bytes -= passage.size
-        passage.add(*known)
+        passage.add(terms, *known)
         self.bytes += passage.size
         self._make_room()
         return True
 
-    def _new(
-        self,
-        key: bytes,
-        caller: Caller,
-        exchange: Exchange,
-        parts: Sequence[PassagePart],
-        transcript: Transcript,
-    ) -> Passage | None:
+    def _new(self, outline: Outline, caller: Caller, exchange: Exchange, transcript: Transcript) -> Passage | None:
         """The way that `exchange` went; None if it cannot be told from the head alone."""
-        assert exchange.passage is not None and transcript.line is not None
+        assert transcript.line is not None
         request = transcript.sent
         for line in [*self._lane.unheeded(request), *_MADE.findall(request)]:
             request = request.replace(line, b"", 1)
+        before = b"GET " + outline.target.encode("ascii")
+        if not request.startswith(before + b" "):
+            return None
         host = exchange.request.headers.get("Host", "")
-        passage = Passage(key, exchange.outline(), exchange.passage, parts, transcript.line, request[:-4], host)
-        tried = self._request(passage, caller.head, caller, exchange.id)
+        passage = Passage(exchange.outline(), transcript.line, request[len(before) : -4], host)
+        tried = self._request(passage, outline.target, caller.head, caller, exchange.id)
         return passage if ask_alike(tried, transcript.sent) else None
 
-    def _ledger(self, parts: Sequence[PassagePart]) -> Ledger:
-        tallies = tuple(part.tally for part in parts if part.tally is not None)
-        ledger = self._ledgers.get(tallies)
-        if ledger is None:
-            ledger = self._ledgers[tallies] = Ledger(tallies, (), kept=False)
-        return ledger
+    def _is_hopeless(self, rest: bytes) -> bool:
+        return bool(self._hopeless) and self._hopeless.get(hash(rest), 0.0) > self._monotonic()
 
-    def _give_up(self, key: bytes, now: float) -> None:
+    def _give_up(self, outline: Outline, caller: Caller) -> None:
+        self._forget(self._passages[caller.trusted], outline.rest)
         if len(self._hopeless) >= _MOST_HOPELESS:
             del self._hopeless[next(iter(self._hopeless))]
-        self._hopeless[hash(key)] = now + HOPELESS_SECONDS
+        self._hopeless[hash(outline.rest)] = self._monotonic() + HOPELESS_SECONDS
 
-    def _forget(self, passages: dict[bytes, Passage], key: bytes) -> None:
-        passage = passages.pop(key, None)
-        if passage is not None:
-            self.bytes -= passage.size
+    def _forget(self, passages: dict[bytes, list[Passage]], rest: bytes) -> list[Passage]:
+        forgotten = passages.pop(rest, [])
+        self.bytes -= sum(passage.size + len(rest) for passage in forgotten)
+        return forgotten
 
     def _make_room(self) -> None:
         """Forget the oldest ways, but those that were gone since room was last sought get a second chance."""
         while self.bytes > self._max_bytes:
             passages = max(self._passages, key=len)
-            key, oldest = next(iter(passages.items()))
-            self._forget(passages, key)
-            if oldest.used:
-                oldest.used = False
-                passages[key] = oldest
-                self.bytes += oldest.size
+            rest = next(iter(passages))
+            for passage in self._forget(passages, rest):
+                if passage.used:
+                    passage.used = False
+                    passages.setdefault(rest, []).append(passage)
+                    self.bytes += passage.size + len(rest)

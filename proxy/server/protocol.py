@@ -26,7 +26,6 @@ from aiohttp.web_protocol import _ErrInfo
 from typing_extensions import override
 
 from proxy.pipeline.passage import Transcript
-from proxy.server.crossing import Crossing
 from proxy.server.deadline import Deadline
 from proxy.server.edges import NOWHERE, MessageEdges
 from proxy.server.fast_lane import FastLane
@@ -34,6 +33,7 @@ from proxy.server.heads import Caller
 from proxy.server.raw import RawRequest
 from proxy.server.refusals import RequestTimeoutError, of_parser
 from proxy.server.settings import ServerSettings
+from proxy.server.under_way import UnderWay
 
 if TYPE_CHECKING:
     from proxy.server.clients import ProxyServer
@@ -76,9 +76,9 @@ class Connection(web.RequestHandler):
     """One client's connection."""
 
     __slots__ = (
-        "_at_boundary", "_closing_buffer", "_content", "_crossing", "_deadline", "_discarding", "_edges", "_finished",
-        "_gone", "_head_started", "_lane", "_last_request", "_server", "_settings", "_socket_transport", "_writable",
-        "caller", "reply_key", "transcript",
+        "_at_boundary", "_closing_buffer", "_content", "_deadline", "_discarding", "_edges", "_finished", "_gone",
+        "_head_started", "_lane", "_last_request", "_server", "_settings", "_socket_transport", "_under_way",
+        "_writable", "caller", "reply_key", "transcript", "way_key",
     )  # fmt: skip
 
     def __init__(self, server: "ProxyServer", loop: asyncio.AbstractEventLoop, settings: ServerSettings) -> None:
@@ -115,13 +115,14 @@ class Connection(web.RequestHandler):
         # For the request in hand.
         self._content: StreamReader = EMPTY_PAYLOAD
         self.reply_key = b""  # if the fast lane wants its answer
-        self._crossing: Crossing | None = None
+        self.way_key = b""  # if it is to be learnt how it is answered
+        self._under_way: UnderWay | None = None
         self.transcript: Transcript | None = None  # if it is under way to the upstream already
 
     @property
     def resting(self) -> bool:
         """Whether every request that was received has been answered."""
-        return self._request_count == self._finished and self._crossing is None
+        return self._request_count == self._finished and self._under_way is None
 
     @property
     def idle(self) -> bool:
@@ -151,9 +152,9 @@ class Connection(web.RequestHandler):
     @override
     def connection_lost(self, exc: BaseException | None) -> None:
         self._deadline.end()
-        if self._crossing is not None:
-            self._crossing.give_up()
-            self._crossing = None
+        if self._under_way is not None:
+            self._under_way.give_up()
+            self._under_way = None
         self._drop_transcript()
         for waiter in (self._writable, self._gone):
             if waiter is not None and not waiter.done():
@@ -165,15 +166,15 @@ class Connection(web.RequestHandler):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._crossing is not None:
-            self._crossing.hand_over()
+        if self._under_way is not None:
+            self._under_way.hand_over()
         # The boundary rule. What comes now begins a message only if the parser has been fed nothing yet, or was last
         # fed the end of a head without a body; and if nothing is under way, waiting, or held back.
         if self._at_boundary and self._request_count == self._finished and not self._head_started:
             if self._lane is not None and not self._paused and self._answer_at_once(self._lane, data):
                 return
         else:
-            self.reply_key = b""
+            self.reply_key = self.way_key = b""
         if not self._discarding:
             self._parse(data)
 
@@ -184,14 +185,17 @@ class Connection(web.RequestHandler):
             return False
         wire = lane.answer(data, caller)
         if wire is None:
-            if self._server.passages is not None:
-                self._crossing = self._server.passages.begin(data, caller, self)
-                if self._crossing is not None:
-                    self._deadline.at = inf
-                    return True
-            self.reply_key = lane.wants(data)
-            caller.head = data
-            return False
+            answer = self._server.ways.answer(data, caller, self) if self._server.ways is not None else None
+            if answer is None:
+                self.reply_key = lane.wants(data)
+                self.way_key = self._server.ways.wants(data) if self._server.ways is not None else b""
+                caller.head = data
+                return False
+            if not isinstance(answer, bytes | tuple):
+                self._under_way = answer
+                self._deadline.at = inf
+                return True
+            wire = answer
         if isinstance(wire, bytes):
             transport.write(wire)
         elif isinstance(wire, tuple):
@@ -202,9 +206,9 @@ class Connection(web.RequestHandler):
         self._deadline.at = self._loop.time() + self._settings.keep_alive_timeout_seconds
         return True
 
-    def crossed(self, wire: bytes | tuple[bytes, ...]) -> None:
-        """The request that went a known way is answered."""
-        self._crossing = None
+    def answered(self, wire: bytes | tuple[bytes, ...]) -> None:
+        """See `Client.answered`."""
+        self._under_way = None
         transport = self.transport
         if transport is None or transport.is_closing():
             return
@@ -214,14 +218,15 @@ class Connection(web.RequestHandler):
             transport.writelines(wire)
         self._deadline.set(self._settings.keep_alive_timeout_seconds)
 
-    def taken_over(self, crossing: Crossing, transcript: Transcript) -> None:
-        """The pipeline is to go on with the request that went a known way."""
-        self._crossing = None
+    def taken_over(self, head: bytes, key: bytes, transcript: Transcript | None = None) -> None:
+        """See `Client.taken_over`."""
+        self._under_way = None
         self.transcript = transcript
-        self.reply_key = crossing.key
+        self.reply_key = b""
+        self.way_key = key
         if self.caller is not None:
-            self.caller.head = crossing.head
-        self._parse(crossing.head)
+            self.caller.head = head
+        self._parse(head)
 
     def _drop_transcript(self) -> None:
         transcript, self.transcript = self.transcript, None

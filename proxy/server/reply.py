@@ -16,11 +16,11 @@ from proxy.server.application import Application
 from proxy.server.counters import ServerCounters
 from proxy.server.fast_lane import FastLane
 from proxy.server.inbound import RequestBody, discard
-from proxy.server.passages import Passages
 from proxy.server.protocol import ClientGoneError, Connection
 from proxy.server.raw import RawRequest
 from proxy.server.settings import ServerSettings
 from proxy.server.tunnel import ClientChannel, TunnelRun
+from proxy.server.ways import Ways
 from proxy.server.writer import BodySender, Frame, Framing, ResponseWriter, UnwritableResponseError
 
 CLIENT_CLOSED_REQUEST: Final = 499
@@ -39,7 +39,7 @@ class ReplyTools:
     writer: ResponseWriter
     counters: ServerCounters
     lane: FastLane | None
-    passages: Passages | None
+    ways: Ways | None
 
 
 def may_keep_alive(raw: RawRequest, connection: Connection, body: Body, max_unread_bytes: int) -> bool:
@@ -60,10 +60,10 @@ class Reply:
 
     Args:
         received: monotonic seconds when the request's head had arrived.
-        key: under which the fast lane wants the answer; empty: it does not.
+        keys: under which the fast lane wants the answer, and of the way in which it is given; empty: it does not.
     """
 
-    __slots__ = ("_connection", "_exchange", "_key", "_raw", "_received", "_request", "_tools")
+    __slots__ = ("_connection", "_exchange", "_key", "_raw", "_received", "_request", "_tools", "_way_key")
 
     def __init__(
         self,
@@ -73,9 +73,9 @@ class Reply:
         request: Request,
         exchange: Exchange,
         received: float,
-        key: bytes = b"",
+        keys: tuple[bytes, bytes] = (b"", b""),
     ) -> None:
-        self._key = key
+        self._key, self._way_key = keys
         self._tools = tools
         self._raw = raw
         self._connection = connection
@@ -119,7 +119,7 @@ class Reply:
                 aborted=not whole,
             )
             await self._complete(response.body, outcome)
-        if self._key and whole and frame.keep_alive and self._request.version == (1, 1):
+        if (self._key or self._way_key) and whole and frame.keep_alive and self._request.version == (1, 1):
             self._keep(response, frame, outcome)
         return whole and frame.keep_alive and await self._read_away()
 
@@ -154,11 +154,11 @@ class Reply:
         tools, exchange, caller = self._tools, self._exchange, self._connection.caller
         if tools.lane is None or caller is None or not isinstance(response.body, bytes):
             return
-        if exchange.passage is not None and tools.passages is not None and frame.framing is Framing.LENGTH:
+        if self._way_key and tools.ways is not None and frame.framing is Framing.LENGTH:
             steps = tools.application.passage_parts(exchange, outcome)
             if steps is not None:
-                tools.passages.learn(self._key, caller, exchange, steps, (frame.head, response.body))
-        if exchange.replay is None:
+                tools.ways.learn(self._way_key, caller, exchange, steps, frame.head, response.body)
+        if not self._key or exchange.replay is None:
             return
         parts = tools.application.replay_parts(exchange, outcome)
         if parts is not None:

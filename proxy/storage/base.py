@@ -1,6 +1,6 @@
 """What is stored, under which key, and the four verbs of a store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -76,6 +76,30 @@ class VaryMarker:
     discard_at: float
     url: str = ""
     purge_id: PurgeId = 0
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """None: a marker is of no response."""
+        return ()
+
+
+class Purgeable(Protocol):
+    """What a purge can be about; see `Entry`."""
+
+    @property
+    def url(self) -> str:
+        """See `Entry`."""
+        ...
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """See `Entry`."""
+        ...
+
+    @property
+    def purge_id(self) -> PurgeId:
+        """See `Entry`."""
+        ...
 
 
 Record: TypeAlias = Entry | VaryMarker

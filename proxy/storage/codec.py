@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from proxy.storage.base import NO_FORMS, Record, VaryMarker
 from proxy.storage.documents import Document, UndecodableError, defaults_of, dump, hints_of, load_object
-from proxy.storage.shape import DISCARD_AT, FRESH_UNTIL, RESPONSE_TIME, Shape
+from proxy.storage.shape import DISCARD_AT, FRESH_UNTIL, INITIAL_AGE, REQUEST_TIME, RESPONSE_TIME, Shape
 from proxy.storage.shapes import SHAPES
 
 FORMAT_VERSION: Final = 2
@@ -40,20 +40,20 @@ class Look(NamedTuple):
     Attributes:
         shape: what it has in common with others: status, header fields but for its own values.
         values: of the header fields that are its own, in the order of `shape.own_places`.
-        fresh_until, response_time, discard_at, purge_id, url, tags: see `Stored` and `Entry`.
-        body_start, body_end: where the body is in the bytes.
+        fresh_until, request_time, response_time, initial_age, discard_at, purge_id, url, tags: see `Entry`, `Stored`.
     """
 
     shape: Shape
     values: list[str]
     fresh_until: float
+    request_time: float
     response_time: float
+    initial_age: float
     discard_at: float
     purge_id: int
     url: str
     tags: tuple[str, ...]
-    body_start: int
-    body_end: int
+    body: bytes
 
 
 def encode(record: Record) -> bytes:
@@ -112,13 +112,14 @@ def look(data: bytes | memoryview) -> Look | None:
             shape,
             values,
             row[FRESH_UNTIL],
+            row[REQUEST_TIME],
             row[RESPONSE_TIME],
+            row[INITIAL_AGE],
             row[DISCARD_AT],
             shape.purge_id(own),
             str(small[own_end:], "utf-8", "surrogatepass"),
             shape.tags(own),
-            index,
-            body,
+            bytes(view[index:body]),
         )
     except _UNDECODABLE:
         return None

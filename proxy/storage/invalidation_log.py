@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
 
-from proxy.storage.base import PurgeId, Record
+from proxy.storage.base import Purgeable, PurgeId
 
 
 class PurgeScope(Enum):
@@ -96,7 +96,7 @@ class InvalidationLog(Protocol):
         """Have `apply` called no more. Does nothing if it was not subscribed."""
         ...
 
-    def newest_match(self, primary: str, record: Record) -> Purge | None:
+    def newest_match(self, primary: str, record: Purgeable) -> Purge | None:
         """The purge that voids `record`, stored under the primary key `primary` or a variant of it.
 
         Returns:

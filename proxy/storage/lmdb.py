@@ -26,7 +26,7 @@ from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 from proxy.storage.base import CacheKey, Record
 from proxy.storage.breaker import Breaker
-from proxy.storage.codec import decode, encode
+from proxy.storage.codec import Look, decode, encode, look
 from proxy.storage.lmdb_file import LmdbFile
 from proxy.storage.second_tier import Batch, Later, SecondTier, TierFailedError
 from proxy.tasks import Tasks
@@ -112,6 +112,28 @@ class LmdbStore(SecondTier):
             self._count_failure(error)
             return None
         return Later.LATER if found is _Unread.LARGE else self._counted(found, began)
+
+    @override
+    def look(self, key: CacheKey) -> Look | Later | None:
+        file = self.file
+        if file is None or not self.breaker.closed:
+            return Later.LATER
+        began = self._clock.monotonic()
+        try:
+            with file.env.begin(db=file.records, buffers=True) as txn:
+                value = txn.get(key.digest())
+                if value is None:
+                    return None
+                found = look(value[_PREFIX.size :]) if _PREFIX.size < len(value) <= LARGE_BYTES else None
+        except lmdb.Error:
+            return Later.LATER
+        if found is None:
+            return Later.LATER
+        latency = self._clock.monotonic() - began
+        self.breaker.succeeded(latency)
+        self.counters.latency.observe(latency)
+        self.counters.hits.value += 1
+        return found
 
     @override
     async def get(self, key: CacheKey) -> Record | None:

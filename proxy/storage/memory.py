@@ -190,6 +190,14 @@ class MemoryStore:
         node = self._nodes.get(_internal(key))
         return None if node is None else self._record(node)
 
+    def __contains__(self, key: CacheKey) -> bool:
+        """Whether something stands under `key`, expired or not."""
+        return _internal(key) in self._nodes
+
+    def admits(self, size: int) -> bool:
+        """Whether a record of this weight would be kept."""
+        return size <= self.max_object_bytes
+
     def discard_at(self, key: CacheKey) -> float | None:
         """When what stands under `key` is of no use any more, in wall seconds; None: nothing stands there."""
         node = self._nodes.get(_internal(key))

@@ -1,7 +1,7 @@
 """The invalidation log of a sidecar that shares its cache with nobody."""
 
 from proxy.clock import Clock
-from proxy.storage.base import PurgeId, Record
+from proxy.storage.base import Purgeable, PurgeId
 from proxy.storage.invalidation_log import Appended, Purge, PurgeScope, Subscriber
 from proxy.storage.purge_index import MAX_PURGES, PurgeIndex
 
@@ -31,7 +31,7 @@ class MemoryLog:
         """See `InvalidationLog.unsubscribe`."""
         self._index.unsubscribe(apply)
 
-    def newest_match(self, primary: str, record: Record) -> Purge | None:
+    def newest_match(self, primary: str, record: Purgeable) -> Purge | None:
         """See `InvalidationLog.newest_match`."""
         return self._index.newest_match(primary, record)
 

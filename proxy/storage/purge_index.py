@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from proxy.storage.base import Entry, PurgeId, Record
+from proxy.storage.base import Purgeable, PurgeId
 from proxy.storage.invalidation_log import Purge, PurgeScope, Subscriber
 
 MAX_PURGES: Final = 100_000
@@ -94,7 +94,7 @@ class PurgeIndex:
         self.floor = max(self.floor, floor)
         self.last_seen = max(self.last_seen, floor)
 
-    def newest_match(self, primary: str, record: Record) -> Purge | None:
+    def newest_match(self, primary: str, record: Purgeable) -> Purge | None:
         """See `InvalidationLog.newest_match`."""
         since = record.purge_id
         if since >= self.last_seen:
@@ -103,7 +103,7 @@ class PurgeIndex:
             return Purge(self.floor, PurgeScope.ALL, "", soft=False, at=0.0)
         return self._newest_of(primary, record, since, soft=False) or self._newest_of(primary, record, since, soft=True)
 
-    def _newest_of(self, primary: str, record: Record, since: PurgeId, *, soft: bool) -> Purge | None:
+    def _newest_of(self, primary: str, record: Purgeable, since: PurgeId, *, soft: bool) -> Purge | None:
         newest: Purge | None = None
         for scope, value in self._names(primary, record):
             purge = self._newest.get((scope, value, soft))
@@ -111,16 +111,15 @@ class PurgeIndex:
                 newest = purge
         return newest
 
-    def _names(self, primary: str, record: Record) -> Iterator[tuple[PurgeScope, str]]:
+    def _names(self, primary: str, record: Purgeable) -> Iterator[tuple[PurgeScope, str]]:
         yield PurgeScope.ALL, ""
         yield PurgeScope.KEY, primary
         yield PurgeScope.URL, record.url
         for length in self._prefix_lengths:
             if length <= len(record.url):
                 yield PurgeScope.PREFIX, record.url[:length]
-        if isinstance(record, Entry):
-            for tag in record.tags:
-                yield PurgeScope.TAG, tag
+        for tag in record.tags:
+            yield PurgeScope.TAG, tag
 
     def _forget_oldest(self) -> None:
         name = next(iter(self._newest))

@@ -7,7 +7,7 @@ of a Cluster. A record is one string under `<prefix>:<digest>` that Redis itself
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from redis.asyncio.cluster import RedisCluster
@@ -19,10 +19,10 @@ from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 from proxy.storage.base import CacheKey, Record
 from proxy.storage.breaker import Breaker
-from proxy.storage.codec import decode, encode
+from proxy.storage.codec import Look, decode, encode, look
 from proxy.storage.redis_client import REDIS_ERRORS, RedisClient, connect, disconnect
 from proxy.storage.redis_url import RedisAddress
-from proxy.storage.second_tier import Batch, SecondTier, TierFailedError
+from proxy.storage.second_tier import Batch, Later, SecondTier, TierFailedError
 from proxy.tasks import Tasks
 
 MAX_KEYS_A_CALL: Final = 128
@@ -32,7 +32,25 @@ LARGE_BYTES: Final = 128 * 1024
 """From this size on, bytes are encoded and decoded in a thread: checksum and copy of a megabyte take 1.5 ms."""
 MAX_LIFE_MS: Final = 10 * 365 * 86_400 * 1000
 
-_Lookup: TypeAlias = tuple[str, asyncio.Future[Record | None]]
+
+class _Glance:
+    """Somebody who wants to be told, and does not wait in a coroutine."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self, done: Callable[[Look | Later | None], None]) -> None:
+        self._done: Callable[[Look | Later | None], None] | None = done
+
+    def done(self) -> bool:
+        return self._done is None
+
+    def set_result(self, found: Look | Later | None) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(found)
+
+
+_Lookup: TypeAlias = tuple[str, asyncio.Future[Record | None] | _Glance]
 
 
 class RedisStore(SecondTier):
@@ -97,6 +115,15 @@ class RedisStore(SecondTier):
         self._lookups.append((self._name(key), lookup))
         return await lookup
 
+    @override
+    def look_soon(self, key: CacheKey, done: Callable[[Look | Later | None], None]) -> bool:
+        if not self.breaker.closed or self._client is None:
+            return False
+        if not self._lookups:
+            asyncio.get_running_loop().call_soon(self._send_lookups)
+        self._lookups.append((self._name(key), _Glance(done)))
+        return True
+
     def _name(self, key: CacheKey) -> str:
         return f"{self._prefix}:{key.digest().hex()}"
 
@@ -115,6 +142,9 @@ class RedisStore(SecondTier):
             async with asyncio.timeout(self._timeout_seconds):
                 values = await self._fetch([name for name, _ in lookups])
                 for (_, lookup), value in zip(lookups, values, strict=True):
+                    if isinstance(lookup, _Glance):
+                        lookup.set_result(self._glimpsed(value))
+                        continue
                     if isinstance(value, bytes) and len(value) >= LARGE_BYTES:
                         record = self._counted(await asyncio.to_thread(decode, value))
                     elif isinstance(value, bytes):
@@ -153,6 +183,15 @@ class RedisStore(SecondTier):
             if isinstance(value, OSError | RedisConnectionError | RedisTimeoutError):
                 raise value
         return values
+
+    def _glimpsed(self, value: object) -> Look | Later | None:
+        if value is None:
+            return None
+        found = look(value) if isinstance(value, bytes) and len(value) < LARGE_BYTES else None
+        if found is None:
+            return Later.LATER
+        self.counters.hits.value += 1
+        return found
 
     def _counted(self, record: Record | None) -> Record | None:
         if record is None:
@@ -222,7 +261,9 @@ class RedisStore(SecondTier):
 def _settle(lookups: list[_Lookup]) -> None:
     """Let those who still wait go on without a record."""
     for _, lookup in lookups:
-        if not lookup.done():
+        if isinstance(lookup, _Glance):
+            lookup.set_result(Later.LATER)
+        elif not lookup.done():
             lookup.set_result(None)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TypeAlias
 
@@ -10,6 +10,7 @@ from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 from proxy.storage.base import CacheKey, Record
 from proxy.storage.breaker import Breaker, TierHealth
+from proxy.storage.codec import Look
 from proxy.storage.stopping import stop
 from proxy.tasks import Tasks
 
@@ -125,6 +126,18 @@ class SecondTier(ABC):
         """What `get` would give, where that can be told without waiting."""
         del key
         return Later.LATER
+
+    def look(self, key: CacheKey) -> Look | Later | None:
+        """What is to be known of the entry under `key`; `LATER`: only `get` can tell. An entry that is found counts as
+        a hit; anything else is for `get` to count.
+        """
+        del key
+        return Later.LATER
+
+    def look_soon(self, key: CacheKey, done: Callable[[Look | Later | None], None]) -> bool:
+        """The same where it takes a while; whether `done` is going to be called with it, once."""
+        del key, done
+        return False
 
     @abstractmethod
     async def get(self, key: CacheKey) -> Record | None:

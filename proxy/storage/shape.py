@@ -64,8 +64,15 @@ CONSTANTS: Final = tuple(path for path in _HINTS if path not in _NAMED)
 CONSTANTS_DOCUMENT: Final = Document({path: _HINTS[path] for path in CONSTANTS}, _DEFAULTS)
 
 # The numbers that every entry has come first in a row, behind the flags.
-DISCARD_AT, RESPONSE_TIME, FRESH_UNTIL = (
-    1 + NUMBERS.index(path) for path in ("discard_at", "stored.response_time", "stored.fresh_until")
+DISCARD_AT, REQUEST_TIME, RESPONSE_TIME, INITIAL_AGE, FRESH_UNTIL = (
+    1 + NUMBERS.index(path)
+    for path in (
+        "discard_at",
+        "stored.request_time",
+        "stored.response_time",
+        "stored.initial_age",
+        "stored.fresh_until",
+    )
 )
 _read_tags: Final = reader(_HINTS[_TAGS])
 _read_range: Final = reader(_HINTS[_RANGE])

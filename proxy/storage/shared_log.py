@@ -13,7 +13,7 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from proxy.clock import Clock
-from proxy.storage.base import PurgeId, Record
+from proxy.storage.base import Purgeable, PurgeId
 from proxy.storage.invalidation_log import Appended, Purge, PurgeScope, Subscriber
 from proxy.storage.purge_index import MAX_PURGES, PurgeIndex
 from proxy.storage.second_tier import TierFailedError
@@ -74,7 +74,7 @@ class SharedLog(ABC):
         """See `InvalidationLog.unsubscribe`."""
         self._index.unsubscribe(apply)
 
-    def newest_match(self, primary: str, record: Record) -> Purge | None:
+    def newest_match(self, primary: str, record: Purgeable) -> Purge | None:
         """See `InvalidationLog.newest_match`."""
         return self._index.newest_match(primary, record)
 

@@ -6,9 +6,10 @@ invalidation log when it is read; L1 is purged as the log goes on. No trouble in
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Final
 
 import structlog
@@ -18,6 +19,7 @@ from proxy.metrics.registry import Registry
 from proxy.policy.invalidation import soften
 from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
 from proxy.storage.breaker import TierHealth
+from proxy.storage.codec import Look
 from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
 from proxy.storage.memory import MemoryStore, Use, Watcher
 from proxy.storage.second_tier import Later, SecondTier
@@ -26,6 +28,7 @@ from proxy.storage.write_behind import WriteBehind
 from proxy.tasks import Tasks
 from proxy.values import value
 
+MOST_ABSENT: Final = 1_024
 SWEEP_SECONDS: Final = 1.0
 SWEEP_PARTS: Final = 60
 """Each sweep looks at this part of L1: an expired record is dropped within about a minute."""
@@ -79,6 +82,7 @@ class TieredStore:
         self._sweeper: asyncio.Task[None] | None = None
         self._reading: dict[CacheKey, asyncio.Future[Record | _Unread | None]] = {}
         self._overtaken: set[CacheKey] = set()
+        self._absent: set[CacheKey] = set()  # keys of which L2 has just said that it has nothing
         self._purged = 0
         self._softened = 0
         self._voided = metrics.counter("sidecache_store_voided", "Records found void when read", ("tier",)).labels("l2")
@@ -137,6 +141,10 @@ class TieredStore:
         if self.l2 is None or self._behind is None:
             return None
         waiting = self._behind.waiting(key)
+        if key in self._absent:
+            self._absent.discard(key)
+            if waiting is None:
+                return None
         if waiting is not None:
             return self._judge(key, waiting.record) if waiting.record is not None else None
         if not self.log.ready:
@@ -149,6 +157,44 @@ class TieredStore:
             if newer is not None and newer.discard_at > self._clock.wall():  # put while L2 was asked
                 return Found(newer, "l1")
         return None if record is None else self._judge(key, record)
+
+    def look_beyond(self, key: CacheKey, done: Callable[[Look | None], None]) -> Look | Later | None:
+        """What L2 has of an entry that L1 does not have, where nothing is to be said against it: no purge, no newer
+        state of it. It stays where it is; None says nothing, `get_beyond` has to be asked.
+
+        Args:
+            done: called once with the answer, if the answer is `LATER`.
+        """
+        if self.l2 is None or not self._is_beyond(key):
+            return None
+        found = self.l2.look(key)
+        if not isinstance(found, Later):
+            return self._sound(key, found)
+        return found if self.l2.look_soon(key, partial(self._looked, key, done)) else None
+
+    def _looked(self, key: CacheKey, done: Callable[[Look | None], None], found: Look | Later | None) -> None:
+        if found is None:  # who asks next, and that is at once, need not ask L2 again
+            if len(self._absent) >= MOST_ABSENT:
+                self._absent.clear()
+            self._absent.add(key)
+        done(None if isinstance(found, Later) else self._sound(key, found))
+
+    def has_nothing_beyond(self, key: CacheKey) -> bool:
+        """Whether it is certain, without waiting, that L2 has nothing under `key`, which L1 does not have."""
+        if self.l2 is None:
+            return True
+        return self._is_beyond(key) and self.l2.get_at_once(key) is None
+
+    def _is_beyond(self, key: CacheKey) -> bool:
+        """Whether what L2 has under `key` is the newest that is known here."""
+        return self._behind is not None and key not in self.l1 and self._behind.waiting(key) is None and self.log.ready
+
+    def _sound(self, key: CacheKey, look: Look | None) -> Look | None:
+        """`look`, if it may be used as it is."""
+        if look is None or look.discard_at <= self._clock.wall() or not self._is_beyond(key):
+            return None
+        self.log.refresh()
+        return look if self.log.newest_match(key.primary, look) is None else None
 
     async def get_newer(self, key: CacheKey, held: Entry) -> Entry | None:
         """What L2 has in place of `held`, which L1 has: another sidecar may have refreshed it. Kept in L1 from then on.

@@ -235,14 +235,37 @@ class Flights(Generic[K, T]):
         flight = self._under_way.get(key)
         return flight if flight is not None and flight.joinable else None
 
+    def announce(self, key: K, since: int) -> Flight[T] | None:
+        """A flight for `key` that nobody flies yet: who announced it lets it `depart`, or lands and withdraws it.
+
+        Returns:
+            None: there is one.
+        """
+        if key in self._under_way:
+            return None
+        flight: Flight[T] = Flight(since)
+        self._under_way[key] = flight
+        return flight
+
+    def withdraw(self, key: K, flight: Flight[T]) -> None:
+        """An announced flight is not to be joined any more."""
+        if self._under_way.get(key) is flight:
+            del self._under_way[key]
+
     def depart(
-        self, key: K, fetch: Callable[[Flight[T]], Coroutine[Any, Any, None]], *, name: str = "fetch", since: int = 0
+        self,
+        key: K,
+        fetch: Callable[[Flight[T]], Coroutine[Any, Any, None]],
+        *,
+        name: str = "fetch",
+        since: int = 0,
+        announced: Flight[T] | None = None,
     ) -> Flight[T]:
         """Begin a flight for `key`, in place of one that may not be joined any more; `name` is that of its task.
 
         `fetch` lands it, and may go on after that (the body). What `fetch` raises before landing goes to the waiters.
         """
-        flight: Flight[T] = Flight(since)
+        flight: Flight[T] = Flight(since) if announced is None else announced
         self._under_way[key] = flight
         self._tasks.spawn(name, self._fly(key, flight, fetch))
         return flight

@@ -196,6 +196,11 @@ class PassingSite:
         return int(self.sample("sidecache_fast_lane_passed_total"))
 
     @property
+    def recalled(self) -> int:
+        """Requests that were answered from the second tier past the pipeline."""
+        return int(self.sample("sidecache_fast_lane_recalled_total"))
+
+    @property
     def under_way(self) -> int:
         """Requests that are being answered."""
         return int(self.sample("sidecache_server_requests_in_flight"))
@@ -241,7 +246,7 @@ class PassingSite:
     def _awaits_something(self) -> bool:
         """Whether a request is being answered: it may wait for the origin, or for the rest of itself."""
         handler = self.listener._handler
-        return bool(handler._counters.in_flight or (handler.passages is not None and handler.passages.under_way))
+        return bool(handler._counters.in_flight or (handler.ways is not None and len(handler.ways)))
 
     def _progress(self, wire: Wire) -> tuple[object, ...]:
         return len(wire.sent), wire.over, len(self.origin.heads), self.origin.open, self.pool.stats()
@@ -260,6 +265,7 @@ async def passing_site(
     routes: Sequence[Route] = (),
     lane_bytes: int = LANE_BYTES,
     l2: SecondTier | None = None,
+    l1_bytes: int = 1 << 24,
     clock: FakeClock | None = None,
     upstream: Mapping[str, Any] | None = None,
     pool_clock: Clock | None = None,
@@ -280,7 +286,7 @@ async def passing_site(
         tasks = Tasks()
         stack.push_async_callback(tasks.close)
         log = MemoryLog(clock)
-        store = TieredStore(MemoryStore(1 << 24, clock), l2, log, clock, tasks, metrics)
+        store = TieredStore(MemoryStore(l1_bytes, clock), l2, log, clock, tasks, metrics)
         stack.push_async_callback(store.close)
         await store.start()
         services = Services(clock=clock, tasks=tasks, metrics=metrics, store=store, invalidations=log)
@@ -308,6 +314,12 @@ def ok(body: bytes = b"ok", *fields: str, status: str = "200 OK") -> bytes:
     """A response that nobody stores, whole."""
     lines = "".join(f"{line}\r\n" for line in ("Cache-Control: no-store", *fields)).encode("latin-1")
     return b"HTTP/1.1 %b\r\n%b%bContent-Length: %d\r\n\r\n%b" % (status.encode(), DATE, lines, len(body), body)
+
+
+def fresh(body: bytes, *lines: str) -> bytes:
+    """A whole response with these fields, its date, and its length."""
+    head = ["HTTP/1.1 200 OK", DATE.decode().strip(), *lines, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(head).encode("latin-1") + body
 
 
 def always(*pieces: bytes) -> Script:

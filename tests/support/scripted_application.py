@@ -128,6 +128,9 @@ class ScriptedApplication:
     def passage_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[PassagePart] | None:
         return None
 
+    def leads_alike(self, alike: Exchange, target: str) -> bool:
+        return False
+
     def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
         raise AssertionError("nothing goes by a known way here")
 

@@ -87,6 +87,9 @@ class Replaceable:
     def passage_parts(self, exchange: Exchange, outcome: Outcome) -> Sequence[PassagePart] | None:
         return self.pipeline.passage_parts(exchange, outcome) if exchange.pipeline is self.pipeline else None
 
+    def leads_alike(self, alike: Exchange, target: str) -> bool:
+        return self.pipeline.leads_alike(alike, target)
+
     def abandon(self, alike: Exchange, request_id: str, started: float) -> None:
         self.pipeline.abandon(alike, request_id, started)
 

@@ -1,0 +1,240 @@
+"""Answers from the second tier by the outline of a request's head (`proxy.pipeline.recall`).
+
+Theory of operation. Under an outline (`proxy.server.outline`) stand the terms on which the cache finds what is stored
+for a target, and for each kind of stored response the head that the client gets, cut where values are to be filled in.
+What is learnt is tried out at once on the exchange that it is learnt from: it has to give to the letter what the
+pipeline gave.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from math import inf
+from operator import itemgetter
+from typing import Any, Final, TypeAlias, final
+
+from proxy.clock import Clock
+from proxy.http.message import from_wire, to_wire
+from proxy.pipeline.exchange import Exchange
+from proxy.pipeline.passage import PassagePart
+from proxy.pipeline.recall import Recalled, RecallTerms, Soon
+from proxy.server.application import Application
+from proxy.server.fast_lane import FastLane
+from proxy.server.heads import Caller, values_of
+from proxy.server.kept_reply import JOINED_BODY_BYTES, Ledger
+from proxy.server.outline import Outline
+from proxy.server.under_way import Client
+
+Sent: TypeAlias = bytes | tuple[bytes, ...]
+
+MOST_OUTLINES: Final = 256
+MOST_KINDS: Final = 64
+"""Of one outline. The oldest goes."""
+
+
+@final
+class RecallKind:
+    """Stored responses that are sent alike.
+
+    Args:
+        pieces: the head, cut where values stand.
+        order: for each of these, which one of the made and the own values.
+        checks, ledger: of the plugins.
+        least_bytes, most_bytes: of their bodies.
+    """
+
+    __slots__ = ("_pick", "_pieces", "checks", "least_bytes", "ledger", "most_bytes")
+
+    def __init__(
+        self, pieces: list[str], order: Sequence[int], ledger: Ledger, least_bytes: int, most_bytes: float
+    ) -> None:
+        self._pieces = pieces
+        self._pick: Any = itemgetter(*order)
+        self.ledger = ledger
+        self.least_bytes = least_bytes
+        self.most_bytes = most_bytes
+
+    def head(self, recalled: Recalled) -> bytes:
+        """The head of `recalled`."""
+        pieces = self._pieces.copy()
+        pieces[1::2] = self._pick((*recalled.made, *recalled.own))
+        return to_wire("".join(pieces))
+
+
+@final
+class Recallable:
+    """Requests that are alike but for their targets.
+
+    Args:
+        alike: an exchange of such a request.
+    """
+
+    __slots__ = ("alike", "kinds", "terms")
+
+    def __init__(self, alike: Exchange, terms: RecallTerms) -> None:
+        self.alike = alike
+        self.terms = terms
+        self.kinds: dict[Hashable, RecallKind] = {}
+
+
+class Waiting:
+    """A request for which the second tier is being asked. An `UnderWay`."""
+
+    __slots__ = ("_began", "_book", "_caller", "_client", "_head", "_known", "_over", "key")
+
+    def __init__(
+        self, book: "Recalls", known: Recallable, client: Client, caller: Caller, head: bytes, key: bytes, began: float
+    ) -> None:
+        self._book = book
+        self._known = known
+        self.key = key
+        self._client = client
+        self._caller = caller
+        self._head = head
+        self._began = began
+        self._over = False
+
+    def done(self, recalled: Recalled | None) -> None:
+        """The second tier has answered."""
+        if self._over:
+            return
+        wire = None if recalled is None else self._book.wire(self._known, recalled, self._began)
+        if wire is None:
+            self.hand_over()
+        else:
+            self._end()
+            self._client.answered(wire)
+
+    def hand_over(self) -> None:
+        """See `UnderWay.hand_over`."""
+        self._end()
+        self._client.taken_over(self._head, self.key)
+
+    def give_up(self) -> None:
+        """See `UnderWay.give_up`."""
+        self._end()
+        self._caller.head = self._head
+        self._book.abandoned(self._known.alike, self._caller.make_id(), self._began)
+
+    def _end(self) -> None:
+        self._over = True
+        del self._book.waiting[self]
+
+
+class Recalls:
+    """The outlines of one listener.
+
+    Args:
+        lane: tells heads apart.
+        application: says which targets take the same route.
+        abandoned: see `Ways`.
+
+    Attributes:
+        abandoned: as given.
+        recalled: how many requests were answered.
+        waiting: those for which the second tier is being asked.
+    """
+
+    __slots__ = ("_application", "_known", "_lane", "_monotonic", "abandoned", "recalled", "waiting")
+
+    def __init__(
+        self,
+        lane: FastLane,
+        clock: Clock,
+        application: Application,
+        abandoned: Callable[[Exchange, str, float], None],
+    ) -> None:
+        self._lane = lane
+        self._monotonic = clock.monotonic
+        self._application = application
+        self._known: tuple[dict[bytes, list[Recallable]], dict[bytes, list[Recallable]]] = ({}, {})  # as the replies
+        self.abandoned = abandoned
+        self.recalled = 0
+        self.waiting: dict[Waiting, None] = {}
+
+    def reset(self) -> None:
+        """Forget everything. The pipeline is another."""
+        for known in self._known:
+            known.clear()
+        for waiting in self.waiting:
+            waiting.key = b""  # it leaves out what may be heeded by now
+
+    def answer(self, outline: Outline, head: bytes, caller: Caller, client: Client) -> Sent | Waiting | None:
+        """The response to a request with this head, or what waits for it; None: somebody else answers."""
+        known = self._find(outline, caller)
+        if known is None:
+            return None
+        began = self._monotonic()
+        waiting = Waiting(self, known, client, caller, head, outline.head, began)
+        recalled = known.terms.find(outline.target, waiting.done)
+        if recalled is Soon.SOON:
+            self.waiting[waiting] = None
+            return waiting
+        return None if recalled is None else self.wire(known, recalled, began)
+
+    def _find(self, outline: Outline, caller: Caller) -> Recallable | None:
+        for known in self._known[caller.trusted].get(outline.rest, ()):
+            if self._application.leads_alike(known.alike, outline.target):
+                return known
+        return None
+
+    def wire(self, known: Recallable, recalled: Recalled, began: float) -> Sent | None:
+        """The response that `recalled` makes for a request that came at `began`; None: its kind is not known."""
+        kind = known.kinds.get(recalled.kind)
+        body = recalled.body
+        size = len(body)
+        if kind is None or not kind.least_bytes <= size <= kind.most_bytes:
+            return None
+        self.recalled += 1
+        self._lane.note(kind.ledger, self._monotonic() - began, size)
+        head = kind.head(recalled)
+        return head + body if size <= JOINED_BODY_BYTES else (head, body)
+
+    def learn(
+        self,
+        outline: Outline,
+        caller: Caller,
+        exchange: Exchange,
+        parts: Sequence[PassagePart],
+        head: bytes,
+        body: bytes,
+    ) -> bool:
+        """See `Ways.learn`; whether such requests are answered so from now on."""
+        terms = exchange.recall
+        if terms is None or body != terms.first.body:
+            return False
+        if not all(part.any_target and part.check is None for part in parts):
+            return False
+        tallies = tuple(part.tally for part in parts if part.tally is not None)
+        kind = learn_kind(terms, head, parts, self._lane.ledger(tallies))
+        if kind is None or not kind.least_bytes <= len(body) <= kind.most_bytes:
+            return False
+        known = self._find(outline, caller)
+        if known is None:
+            outlines = self._known[caller.trusted]
+            if len(outlines) >= MOST_OUTLINES:
+                del outlines[next(iter(outlines))]
+            known = Recallable(exchange.outline(), terms)
+            outlines.setdefault(outline.rest, []).append(known)
+        if len(known.kinds) >= MOST_KINDS:
+            del known.kinds[next(iter(known.kinds))]
+        known.kinds[terms.first.kind] = kind
+        terms.first.body = b""  # the body of one answer is of no more use
+        return True
+
+
+def learn_kind(terms: RecallTerms, head: bytes, parts: Sequence[PassagePart], ledger: Ledger) -> RecallKind | None:
+    """How responses like `terms.first` are sent, of which `head` was; None if it cannot be told."""
+    sources = [name.lower() for name in (*terms.made, *terms.own)]
+    cut = [from_wire(part) for part in values_of(sorted(sources)).split(head)]
+    names = [name.strip("\r\n:\t ").lower() for name in cut[1::3]]
+    if sorted(names) != sorted(sources) or len({*names}) != len(names) or len(names) < 2:
+        return None
+    pieces = [cut[0]]
+    for name, following in zip(cut[1::3], cut[3::3], strict=True):
+        pieces[-1] += name
+        pieces += ("", following)
+    least = max((part.least_bytes for part in parts), default=0)
+    most = min((part.most_bytes for part in parts), default=inf)
+    kind = RecallKind(pieces, [sources.index(name) for name in names], ledger, least, most)
+    sent = dict(zip(names, cut[2::3], strict=True))
+    again = Recalled(terms.first.kind, terms.first.own, [sent[name.lower()] for name in terms.made], b"")
+    return kind if kind.head(again) == head else None
