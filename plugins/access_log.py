@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, ClassVar, Final
 from urllib.parse import unquote_plus
 
@@ -16,6 +17,7 @@ from typing_extensions import override
 from proxy.http.message import Headers, Request
 from proxy.logs import MICROSECONDS, EventLogger, escaped, millisecond
 from proxy.pipeline.exchange import Exchange, ExchangeKey, Outcome, Stats
+from proxy.pipeline.passage import PassagePart, Passed
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import SERVER_MADE, Arrival, Journal, Note, ReplayPart
 
@@ -119,6 +121,36 @@ class AccessLog(Plugin[AccessLogSettings]):
         replays = _Replays(self._log, self._line(exchange, outcome), log_fields=bool(self.settings.request_headers))
         return ReplayPart(journal=(self._replayed, replays))
 
+    @override
+    def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart | None:
+        if self._log is None:
+            return PassagePart(any_target=True)
+        if exchange.notes or not SERVER_MADE.isdisjoint(name.lower() for name in self.settings.request_headers):
+            return None
+        return PassagePart(note=partial(self._log_passed, self._line(exchange, outcome)), any_target=True)
+
+    def _log_passed(self, template: Mapping[str, object], passed: Passed) -> None:
+        """Log a request like the one that `template` is the line of."""
+        if not self._is_picked(passed.seconds):
+            self._skipped += 1
+            return
+        self._written += 1
+        self._replayed.settle()  # a client's requests are logged in their order
+        arrival = passed.arrival
+        arrival.head = passed.head
+        line = dict(template)
+        line["request_id"] = passed.request_id
+        line["client"] = arrival.client
+        line["target"] = self.redact(passed.target)
+        line["bytes"] = passed.bytes_sent
+        took = _milliseconds(passed.seconds)
+        for name in ("duration_ms", "first_byte_ms", "upstream_ms"):
+            if name in line:
+                line[name] = took
+        self._add_own(line, arrival, _trace_id(arrival.field(b"traceparent")))
+        assert self._log is not None
+        self._log.info(line)
+
     def _log_replays(self, notes: Sequence[Note[_Replays]]) -> None:
         log = self._log
         assert log is not None
@@ -163,13 +195,17 @@ class AccessLog(Plugin[AccessLogSettings]):
         line["request_id"] = arrival.make_id()
         line["client"] = arrival.client
         line["duration_ms"] = line["first_byte_ms"] = _milliseconds(duration)
+        self._add_own(line, arrival, trace)
+        return line
+
+    def _add_own(self, line: dict[str, object], arrival: Arrival, trace: str | None) -> None:
+        """Say what the head of this request says, in place of what another one's said."""
         line.pop("trace_id", None)
         if trace is not None:
             line["trace_id"] = trace
         if self.settings.request_headers:
             read = ((name.lower(), arrival.field(name.lower().encode())) for name in self.settings.request_headers)
             line["request_headers"] = {name: value for name, value in read if value is not None}
-        return line
 
     @property
     @override

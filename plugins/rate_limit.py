@@ -27,6 +27,7 @@ from proxy.http.message import Request, Response
 from proxy.http.problem import problem
 from proxy.metrics.registry import Counter
 from proxy.pipeline.exchange import Exchange, Outcome, Stats
+from proxy.pipeline.passage import PassagePart
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import SERVER_MADE, Arrival, ReplayPart
 
@@ -226,6 +227,10 @@ class RateLimit(Plugin[RateLimitSettings]):
     def _count_admitted(self, requests: int) -> None:
         for account in self._accounts:
             account.admitted.value += requests
+
+    @override
+    def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart | None:
+        return None if self._accounts else PassagePart(any_target=True)
 
     @property
     @override

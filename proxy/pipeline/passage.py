@@ -14,9 +14,9 @@ again, the pipeline takes its connection over.
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from proxy.pipeline.replay import Tally
+from proxy.pipeline.replay import Arrival, Tally
 
 OWN_FIELDS: Final = frozenset({
     "content-length", "date", "etag", "last-modified", "request-id", "server-timing", "set-cookie", "x-amzn-requestid",
@@ -34,6 +34,26 @@ processor does not matter then, and time-outs, breakers and logs know slow reque
 _MOST_HEAD_BYTES: Final = 16_384
 
 
+class Passed(NamedTuple):
+    """A request that was answered past the pipeline.
+
+    Attributes:
+        arrival: whose, for who reads its head from it.
+        head: as it came.
+        target: of the request.
+        request_id: as the upstream was told, if it was asked.
+        seconds: it took; the upstream alone took hardly less.
+        bytes_sent: of the body.
+    """
+
+    arrival: Arrival
+    head: bytes
+    target: str
+    request_id: str
+    seconds: float
+    bytes_sent: int
+
+
 @dataclass(frozen=True, slots=True)
 class PassagePart:
     """What one plugin does about each request that goes the way of one before it.
@@ -42,12 +62,14 @@ class PassagePart:
         check: whether it may still go that way; None: always.
         tally: see `Tally`. Request's head to response's last byte takes hardly longer than from the sending of
             the upstream request to its response, which is what the durations are.
+        note: takes note of each such request when it is answered; for who has to know more of it than a tally.
         least_bytes, most_bytes: the lengths of bodies with which it would do the same again.
         any_target: it would do the same for any other target on the same route.
     """
 
     check: Callable[[], bool] | None = None
     tally: Tally | None = None
+    note: Callable[[Passed], None] | None = None
     least_bytes: int = 0
     most_bytes: float = inf
     any_target: bool = False

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from proxy.pipeline.passage import Carrier, Ticket, Transcript
+from proxy.server.heads import Caller
+from proxy.server.outline import Outline
 from proxy.server.passage import Arriving, Passage
 from proxy.server.under_way import Client
 
@@ -20,8 +22,8 @@ class Crossing:
     Args:
         ticket: the cache's leave.
         client: who asks.
-        head: of the request, as it came.
-        key: what is left of `head` without the lines that nobody heeds.
+        caller: its connection's peer.
+        outline, head: of the request, as it came.
         request_id: as the upstream was told.
         sent: what goes to the upstream.
         began: monotonic seconds.
@@ -31,8 +33,8 @@ class Crossing:
     """
 
     __slots__ = (
-        "_arriving", "_book", "_carrier", "_client", "_received", "_sent", "_ticket", "began", "head", "key",
-        "passage", "request_id",
+        "_arriving", "_book", "_carrier", "_client", "_received", "_sent", "_ticket", "began", "caller", "head",
+        "key", "passage", "request_id", "target",
     )  # fmt: skip
 
     def __init__(
@@ -41,8 +43,9 @@ class Crossing:
         passage: Passage,
         ticket: Ticket,
         client: Client,
+        caller: Caller,
+        outline: Outline,
         head: bytes,
-        key: bytes,
         request_id: str,
         sent: bytes,
         began: float,
@@ -50,7 +53,9 @@ class Crossing:
         self._book: Final = book
         self._ticket: Final = ticket
         self._client: Client | None = client
-        self.key = key
+        self.caller: Final = caller
+        self.key = outline.head
+        self.target: Final = outline.target
         self._sent: Final = sent
         self._carrier: Carrier | None = None
         self._received = b""
@@ -95,7 +100,7 @@ class Crossing:
         seconds = self._book.elapsed(self)
         self.passage.line.finish(carrier, seconds)
         if self._client is not None:
-            self._book.note(arriving, seconds)
+            self._book.note(self, arriving, seconds)
             self._client.answered(wire)
 
     def lost(self) -> None:

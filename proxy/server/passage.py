@@ -45,17 +45,18 @@ class Kind:
         order: for each of these, its place among the own values; the made ones come behind.
         names: of the own fields, as the upstream writes them.
         pattern: see `PassageTerms`.
-        checks: of the plugins.
+        parts: of the plugins.
         ledger: where they are counted.
         example_bytes: the length of the body that one of them had.
 
     Attributes:
+        checks, notes: of the plugins' parts.
         least_bytes, most_bytes: of their bodies.
     """
 
     __slots__ = (
         "_order", "_pieces", "checks", "example_bytes", "least_bytes", "ledger", "length_place", "most_bytes", "names",
-        "pattern",
+        "notes", "pattern",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +68,7 @@ class Kind:
         self.names = names
         self.length_place = [name.lower() for name in names].index("content-length")
         self.pattern = pattern
+        self.notes = tuple(part.note for part in parts if part.note is not None)
         self.checks = tuple(part.check for part in parts if part.check is not None)
         self.ledger = ledger
         self.least_bytes = max((part.least_bytes for part in parts), default=0)

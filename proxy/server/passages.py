@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 from proxy.clock import Clock
 from proxy.http.message import to_wire
 from proxy.pipeline.exchange import Exchange
-from proxy.pipeline.passage import PassagePart, Transcript, ask_alike
+from proxy.pipeline.passage import PassagePart, Passed, Transcript, ask_alike
 from proxy.server.application import Application
 from proxy.server.crossing import Crossing
 from proxy.server.deadline import Deadline
@@ -118,7 +118,7 @@ class Passages:
         caller.head = head
         request_id = caller.make_id()
         sent = self._request(passage, outline.target, head if outline.has_more else b"", caller, request_id)
-        crossing = Crossing(self, passage, ticket, client, head, outline.head, request_id, sent, self._monotonic())
+        crossing = Crossing(self, passage, ticket, client, caller, outline, head, request_id, sent, self._monotonic())
         if not crossing.begin():
             ticket.give_back()
             return None
@@ -176,10 +176,14 @@ class Passages:
         """The seconds since `crossing` began."""
         return self._monotonic() - crossing.began
 
-    def note(self, arriving: Arriving, seconds: float) -> None:
+    def note(self, crossing: Crossing, arriving: Arriving, seconds: float) -> None:
         """Take note of a response that took so many seconds."""
-        self._lane.note(arriving.kind.ledger, seconds, arriving.body_bytes)
+        kind = arriving.kind
+        self._lane.note(kind.ledger, seconds, arriving.body_bytes)
         self.passed += 1
+        for note in kind.notes:
+            arrival = crossing.caller
+            note(Passed(arrival, crossing.head, crossing.target, crossing.request_id, seconds, arriving.body_bytes))
 
     def settle_all(self) -> None:
         """Tell the plugins of all that went well: a breaker that hears of failures alone opens too soon."""

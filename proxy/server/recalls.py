@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias, final
 from proxy.clock import Clock
 from proxy.http.message import from_wire, to_wire
 from proxy.pipeline.exchange import Exchange
-from proxy.pipeline.passage import PassagePart
+from proxy.pipeline.passage import PassagePart, Passed
 from proxy.pipeline.recall import Recalled, RecallTerms, Soon
 from proxy.server.application import Application
 from proxy.server.fast_lane import FastLane
@@ -37,20 +37,22 @@ class RecallKind:
     Args:
         pieces: the head, cut where values stand.
         order: for each of these, which one of the made and the own values.
-        checks, ledger: of the plugins.
+        parts, ledger: of the plugins.
+
+    Attributes:
+        notes: of the parts.
         least_bytes, most_bytes: of their bodies.
     """
 
-    __slots__ = ("_pick", "_pieces", "checks", "least_bytes", "ledger", "most_bytes")
+    __slots__ = ("_pick", "_pieces", "least_bytes", "ledger", "most_bytes", "notes")
 
-    def __init__(
-        self, pieces: list[str], order: Sequence[int], ledger: Ledger, least_bytes: int, most_bytes: float
-    ) -> None:
+    def __init__(self, pieces: list[str], order: Sequence[int], parts: Sequence[PassagePart], ledger: Ledger) -> None:
         self._pieces = pieces
         self._pick: Any = itemgetter(*order)
         self.ledger = ledger
-        self.least_bytes = least_bytes
-        self.most_bytes = most_bytes
+        self.notes = tuple(part.note for part in parts if part.note is not None)
+        self.least_bytes = max((part.least_bytes for part in parts), default=0)
+        self.most_bytes = min((part.most_bytes for part in parts), default=inf)
 
     def head(self, recalled: Recalled) -> bytes:
         """The head of `recalled`."""
@@ -78,14 +80,22 @@ class Recallable:
 class Waiting:
     """A request for which the second tier is being asked. An `UnderWay`."""
 
-    __slots__ = ("_began", "_book", "_caller", "_client", "_head", "_known", "_over", "key")
+    __slots__ = ("_began", "_book", "_caller", "_client", "_head", "_known", "_over", "_target", "key")
 
     def __init__(
-        self, book: "Recalls", known: Recallable, client: Client, caller: Caller, head: bytes, key: bytes, began: float
+        self,
+        book: "Recalls",
+        known: Recallable,
+        client: Client,
+        caller: Caller,
+        head: bytes,
+        outline: Outline,
+        began: float,
     ) -> None:
         self._book = book
         self._known = known
-        self.key = key
+        self.key = outline.head
+        self._target = outline.target
         self._client = client
         self._caller = caller
         self._head = head
@@ -96,7 +106,11 @@ class Waiting:
         """The second tier has answered."""
         if self._over:
             return
-        wire = None if recalled is None else self._book.wire(self._known, recalled, self._began)
+        wire = (
+            None
+            if recalled is None
+            else self._book.wire(self._known, recalled, self._caller, self._head, self._target, self._began)
+        )
         if wire is None:
             self.hand_over()
         else:
@@ -163,12 +177,12 @@ class Recalls:
         if known is None:
             return None
         began = self._monotonic()
-        waiting = Waiting(self, known, client, caller, head, outline.head, began)
+        waiting = Waiting(self, known, client, caller, head, outline, began)
         recalled = known.terms.find(outline.target, waiting.done)
         if recalled is Soon.SOON:
             self.waiting[waiting] = None
             return waiting
-        return None if recalled is None else self.wire(known, recalled, began)
+        return None if recalled is None else self.wire(known, recalled, caller, head, outline.target, began)
 
     def _find(self, outline: Outline, caller: Caller) -> Recallable | None:
         for known in self._known[caller.trusted].get(outline.rest, ()):
@@ -176,7 +190,9 @@ class Recalls:
                 return known
         return None
 
-    def wire(self, known: Recallable, recalled: Recalled, began: float) -> Sent | None:
+    def wire(
+        self, known: Recallable, recalled: Recalled, caller: Caller, head: bytes, target: str, began: float
+    ) -> Sent | None:
         """The response that `recalled` makes for a request that came at `began`; None: its kind is not known."""
         kind = known.kinds.get(recalled.kind)
         body = recalled.body
@@ -184,9 +200,13 @@ class Recalls:
         if kind is None or not kind.least_bytes <= size <= kind.most_bytes:
             return None
         self.recalled += 1
-        self._lane.note(kind.ledger, self._monotonic() - began, size)
-        head = kind.head(recalled)
-        return head + body if size <= JOINED_BODY_BYTES else (head, body)
+        seconds = self._monotonic() - began
+        self._lane.note(kind.ledger, seconds, size)
+        for note in kind.notes:
+            caller.head = head
+            note(Passed(caller, head, target, caller.make_id(), seconds, size))
+        sent = kind.head(recalled)
+        return sent + body if size <= JOINED_BODY_BYTES else (sent, body)
 
     def learn(
         self,
@@ -232,9 +252,7 @@ def learn_kind(terms: RecallTerms, head: bytes, parts: Sequence[PassagePart], le
     for name, following in zip(cut[1::3], cut[3::3], strict=True):
         pieces[-1] += name
         pieces += ("", following)
-    least = max((part.least_bytes for part in parts), default=0)
-    most = min((part.most_bytes for part in parts), default=inf)
-    kind = RecallKind(pieces, [sources.index(name) for name in names], ledger, least, most)
+    kind = RecallKind(pieces, [sources.index(name) for name in names], parts, ledger)
     sent = dict(zip(names, cut[2::3], strict=True))
     again = Recalled(terms.first.kind, terms.first.own, [sent[name.lower()] for name in terms.made], b"")
     return kind if kind.head(again) == head else None
