@@ -102,13 +102,18 @@ class HitRecall:
         self.own = tuple(name.lower() for name in known.shape.own_names)
         self.first = self._recalled(known, self._wall())
 
-    def find(self, target: str, done: Done) -> Recalled | Soon | None:
+    def find(self, target: str) -> Recalled | Soon | None:
         """See `RecallTerms.find`."""
         key = CacheKey(key_for_target(self._request, target, self._rules))
         if self._is_nowhere(key):
             return None
-        found = self._store.look_beyond(key, lambda look: done(self._judge(key, look)))
-        return Soon.SOON if isinstance(found, Later) else self._judge(key, found)
+        found = self._store.look_beyond(key)
+        return Soon.SOON if found is Later.LATER else self._judge(key, found)
+
+    def ask(self, target: str, done: Done) -> bool:
+        """See `RecallTerms.ask`."""
+        key = CacheKey(key_for_target(self._request, target, self._rules))
+        return self._store.look_soon(key, lambda look: done(self._judge(key, look)))
 
     def _judge(self, key: CacheKey, look: Look | None) -> Recalled | None:
         if look is None or (self._store.l1.admits(len(look.body) + ENTRY_BYTES) and self._sight.seen(key)):

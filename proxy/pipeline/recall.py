@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, final
 class Soon(Enum):
     """What there is to say while the second tier is asked."""
 
-    SOON = "`done` is going to be called"
+    SOON = "only `ask` can tell"
 
 
 @final
@@ -65,10 +65,10 @@ class RecallTerms(Protocol):
         """See the class."""
         ...
 
-    def find(self, target: str, done: Done) -> Recalled | Soon | None:
-        """What answers such a request for `target`, counted as used; None: that is for the pipeline to say.
+    def find(self, target: str) -> Recalled | Soon | None:
+        """What answers such a request for `target`, counted as used; None: that is for the pipeline to say."""
+        ...
 
-        Args:
-            done: called once, if the answer is `SOON`, with what would be the answer then.
-        """
+    def ask(self, target: str, done: Done) -> bool:
+        """Have `done` called, once, with the answer that was to come `SOON`; whether that is going to happen."""
         ...

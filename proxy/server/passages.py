@@ -134,7 +134,9 @@ class Passages:
         return None
 
     def _request(self, passage: Passage, target: str, head: bytes, caller: Caller, request_id: str) -> bytes:
-        lines = b"".join(line for line in self._lane.unheeded(head) if not _MADE.match(line + b"\r\n\r"))
+        lines = b""
+        if head:
+            lines = b"".join(line for line in self._lane.unheeded(head) if not _MADE.match(line + b"\r\n\r"))
         return b"GET %b%b%b%b\r\nX-Request-ID: %b\r\n\r\n" % (
             target.encode("ascii"),
             passage.request,

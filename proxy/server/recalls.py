@@ -15,7 +15,7 @@ from proxy.clock import Clock
 from proxy.http.message import from_wire, to_wire
 from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import PassagePart, Passed
-from proxy.pipeline.recall import Recalled, RecallTerms, Soon
+from proxy.pipeline.recall import Recalled, RecallTerms
 from proxy.server.application import Application
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller, values_of
@@ -177,12 +177,16 @@ class Recalls:
         if known is None:
             return None
         began = self._monotonic()
+        recalled = known.terms.find(outline.target)
+        if isinstance(recalled, Recalled):
+            return self.wire(known, recalled, caller, head, outline.target, began)
+        if recalled is None:
+            return None
         waiting = Waiting(self, known, client, caller, head, outline, began)
-        recalled = known.terms.find(outline.target, waiting.done)
-        if recalled is Soon.SOON:
-            self.waiting[waiting] = None
-            return waiting
-        return None if recalled is None else self.wire(known, recalled, caller, head, outline.target, began)
+        if not known.terms.ask(outline.target, waiting.done):
+            return None
+        self.waiting[waiting] = None
+        return waiting
 
     def _find(self, outline: Outline, caller: Caller) -> Recallable | None:
         for known in self._known[caller.trusted].get(outline.rest, ()):

@@ -10,7 +10,7 @@ from proxy.server.application import Application
 from proxy.server.fast_lane import FastLane
 from proxy.server.forwarding import Forwarding
 from proxy.server.heads import Caller
-from proxy.server.outline import outline_of
+from proxy.server.outline import Outline, outline_of
 from proxy.server.passages import Passages
 from proxy.server.recalls import Recalls
 from proxy.server.under_way import Client, UnderWay
@@ -30,7 +30,7 @@ class Ways:
         max_bytes: what may be remembered.
     """
 
-    __slots__ = ("_lane", "_seen", "passages", "recalls")
+    __slots__ = ("_lane", "_newest", "_seen", "passages", "recalls")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Ways:
         max_bytes: int,
     ) -> None:
         self._lane = lane
+        self._newest: tuple[bytes, Outline | None] = b"", None  # the head that came last, which may come again
         self._seen: set[int] = set()  # hashes of outlines: one taken for another is only learnt a little early
         self.passages = Passages(lane, clock, forwarding, application, abandoned, max_bytes=max_bytes)
         self.recalls = Recalls(lane, clock, application, abandoned)
@@ -65,8 +66,11 @@ class Ways:
         Args:
             head: what arrived, at a message boundary.
         """
-        heeded = self._lane.heeded(head)
-        outline = None if heeded is None else outline_of(heeded[0], has_more=bool(heeded[1]))
+        newest, outline = self._newest
+        if head != newest:
+            heeded = self._lane.heeded(head)
+            outline = None if heeded is None else outline_of(heeded[0], has_more=bool(heeded[1]))
+            self._newest = head, outline
         if outline is None:
             return None
         recalled = self.recalls.answer(outline, head, caller, client)
@@ -117,6 +121,7 @@ class Ways:
 
     def reset(self) -> None:
         """Forget everything. The pipeline is another."""
+        self._newest = b"", None
         self._seen.clear()
         self.passages.reset()
         self.recalls.reset()

@@ -158,26 +158,25 @@ class TieredStore:
                 return Found(newer, "l1")
         return None if record is None else self._judge(key, record)
 
-    def look_beyond(self, key: CacheKey, done: Callable[[Look | None], None]) -> Look | Later | None:
+    def look_beyond(self, key: CacheKey) -> Look | Later | None:
         """What L2 has of an entry that L1 does not have, where nothing is to be said against it: no purge, no newer
-        state of it. It stays where it is; None says nothing, `get_beyond` has to be asked.
-
-        Args:
-            done: called once with the answer, if the answer is `LATER`.
+        state of it. It stays where it is. `LATER`: `look_soon` can tell. None says nothing, `get_beyond` has to.
         """
         if self.l2 is None or not self._is_beyond(key):
             return None
         found = self.l2.look(key)
-        if not isinstance(found, Later):
-            return self._sound(key, found)
-        return found if self.l2.look_soon(key, partial(self._looked, key, done)) else None
+        return found if found is None or isinstance(found, Later) else self._sound(key, found)
+
+    def look_soon(self, key: CacheKey, done: Callable[[Look | None], None]) -> bool:
+        """The same where it takes a while; whether `done` is going to be called with it, once."""
+        return self.l2 is not None and self.l2.look_soon(key, partial(self._looked, key, done))
 
     def _looked(self, key: CacheKey, done: Callable[[Look | None], None], found: Look | Later | None) -> None:
         if found is None:  # who asks next, and that is at once, need not ask L2 again
             if len(self._absent) >= MOST_ABSENT:
                 self._absent.clear()
             self._absent.add(key)
-        done(None if isinstance(found, Later) else self._sound(key, found))
+        done(self._sound(key, found) if isinstance(found, Look) and self._is_beyond(key) else None)
 
     def has_nothing_beyond(self, key: CacheKey) -> bool:
         """Whether it is certain, without waiting, that L2 has nothing under `key`, which L1 does not have."""
@@ -189,9 +188,9 @@ class TieredStore:
         """Whether what L2 has under `key` is the newest that is known here."""
         return self._behind is not None and key not in self.l1 and self._behind.waiting(key) is None and self.log.ready
 
-    def _sound(self, key: CacheKey, look: Look | None) -> Look | None:
+    def _sound(self, key: CacheKey, look: Look) -> Look | None:
         """`look`, if it may be used as it is."""
-        if look is None or look.discard_at <= self._clock.wall() or not self._is_beyond(key):
+        if look.discard_at <= self._clock.wall():
             return None
         self.log.refresh()
         return look if self.log.newest_match(key.primary, look) is None else None
