@@ -41,6 +41,8 @@ from tests.model.sidecars import Site
 from tests.support.clock import FakeClock
 from tests.support.plugin_harness import Answered, request
 
+pytestmark = pytest.mark.timeout(300)  # tens of runs of some fifty steps each, beside other work
+
 BASE = "http://example.test"
 PATHS = ("/a", "/a/b", "/w")
 SETTLED_SECONDS = 10
