@@ -444,6 +444,8 @@ class Fetcher:
         shared = storing.may_update(request, stored.headers, self._options)
         if shared:
             self._store.put(voyage.place.key, entry)
+            # One that may not be stored takes back what it confirms: nobody else may have it, those who wait included.
+            shared = not storing.forbids_storing(stored.headers, self._options)
         variant = vary.variant_key(stored.vary, request.headers) if stored.vary else ""
         head = Response(stored.status, stored.headers, entry.body, stored.reason_phrase)
         return Kept(head, stored, entry, None, stored.vary, variant, 304, confirmed=True, shared=shared)

@@ -15,7 +15,7 @@ from proxy.policy.deception import agrees_with_path
 from proxy.policy.directives import governing
 from proxy.policy.freshness import initial_age, lifetime
 from proxy.policy.model import DEFAULT_OPTIONS, PolicyOptions, Stored
-from proxy.policy.storing import demands_validation, without_unstorable
+from proxy.policy.storing import demands_validation, forbid_storing, without_unstorable
 from proxy.policy.vary import vary_names
 from proxy.values import value
 
@@ -103,7 +103,7 @@ def _assessment(
     method: str, response: Response, directives: ResponseDirectives, lifetime_seconds: float, options: PolicyOptions
 ) -> Assessment:
     names = vary_names(response.headers)
-    forbidden = (directives.no_store and not directives.must_understand) or directives.private or names is None
+    forbidden = forbid_storing(directives) or names is None
     must_validate = forbidden or demands_validation(directives)
     never_stale = (
         must_validate

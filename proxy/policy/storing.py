@@ -65,6 +65,16 @@ def may_update(request: Request, updated: Headers, options: PolicyOptions = DEFA
     return "Authorization" not in headers or allows_credentials(governing(updated, options.targets).directives)
 
 
+def forbids_storing(headers: Headers, options: PolicyOptions = DEFAULT_OPTIONS) -> bool:
+    """Whether a response with these fields says that no shared cache may keep it (§5.2.2.5, §5.2.2.7)."""
+    return forbid_storing(governing(headers, options.targets).directives)
+
+
+def forbid_storing(directives: ResponseDirectives) -> bool:
+    """The same of directives."""
+    return (directives.no_store and not directives.must_understand) or directives.private
+
+
 def _request_refuses(request: Request, options: PolicyOptions) -> Reason | None:
     if request.method not in options.methods:
         return Reason.METHOD_NOT_CACHED

@@ -139,7 +139,9 @@ class Origin:
 
     def _made(self, given: Given, resource: Resource, headers: dict[str, str]) -> Response:
         asked = given.asked
-        if given.status == 200 and is_not_modified(asked.fields, given.etag, given.modified):
+        # A 304 without Cache-Control leaves what was said before, which may differ from one sidecar to the other.
+        says = bool(resource.directives.field())
+        if given.status == 200 and says and is_not_modified(asked.fields, given.etag, given.modified):
             given.status = 304
             return response(304, b"", headers)
         wanted = ranges_of(asked.fields, given.etag) if given.status == 200 and asked.method == "GET" else None

@@ -307,6 +307,23 @@ class TestValidation:
         assert [answer.exchange.cache.collapsed for answer in answers] == [False] * 3
         assert origin.asked == 4
 
+    @pytest.mark.parametrize("now_said", ["no-store", "private"])
+    async def test_a_304_that_takes_back_what_it_confirms_is_not_shared_with_those_who_wait(
+        self, now_said: str
+    ) -> None:
+        said = iter(["max-age=0", *[now_said] * 3])
+
+        async def script(request: Request) -> Response:
+            await asyncio.sleep(0)
+            fields = {"ETag": '"1"', "Cache-Control": next(said)}
+            return response(304 if "If-None-Match" in request.headers else 200, b"x", fields)
+
+        async with cached(script) as h:
+            await h.get("/a")
+            answers = await asyncio.gather(*(h.get("/a") for _ in range(3)))
+            assert [answer.exchange.cache.collapsed for answer in answers] == [False] * 3
+            assert not any(answer.exchange.cache.stored for answer in answers)
+
     async def test_a_304_that_permits_it_is_stored_whoever_asked(self) -> None:
         origin = Origin({**FRESH, "Cache-Control": "public, max-age=60"})
         async with cached(origin) as h:
