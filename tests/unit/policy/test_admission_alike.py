@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -103,3 +104,30 @@ def test_alike_responses_are_admitted_alike(
     )
     assert made == expected
     assert [*made.headers.items()] == [*expected.headers.items()]
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "lines", "options"),
+    [
+        (
+            "GET",
+            200,
+            [("Cache-Control", "public"), ("Last-Modified", "Tue, 14 Nov 2023 00:00:00 GMT")],
+            PolicyOptions(),
+        ),
+        ("GET", 200, [("Cache-Control", "max-age=60"), ("Age", "3")], PolicyOptions()),
+        ("GET", 200, [("Cache-Control", "max-age=60"), ("Connection", "Date")], PolicyOptions()),
+        ("GET", 200, [("Cache-Control", "max-age=60"), ("Vary", "Accept")], PolicyOptions()),
+        ("POST", 200, [("Cache-Control", "max-age=60")], PolicyOptions(methods=("POST",))),
+        ("GET", 206, [("Cache-Control", "max-age=60"), ("Content-Range", "bytes 0-0/2")], PolicyOptions()),
+        ("GET", 200, [("Cache-Control", "max-age=60, no-cache"), ("ETag", '"a"')], PolicyOptions()),
+        ("GET", 200, [("Cache-Control", "max-age=0"), ("ETag", '"a"')], PolicyOptions()),
+    ],
+)
+def test_there_is_no_pattern_where_own_values_tell(
+    method: str, status: int, lines: list[tuple[str, str]], options: PolicyOptions
+) -> None:
+    made = Response(status, make_headers([("Date", "Tue, 14 Nov 2023 22:13:20 GMT"), *lines]), b"x")
+    times = {"request_time": NOW, "response_time": NOW}
+    stored = admit(Request(method, "/a", host="h"), made, body_length=1, options=options, **times)
+    assert pattern_of(made, stored, options) is None
