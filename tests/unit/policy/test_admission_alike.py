@@ -13,6 +13,7 @@ from proxy.policy.model import PolicyOptions
 from proxy.policy.storing import may_store
 
 NOW: Final = 1_700_000_000.25
+EARLIER: Final = "Tue, 14 Nov 2023 00:00:00 GMT"
 OWN: Final = ("Date", "ETag", "Last-Modified", "Content-Length", "X-Request-ID")
 
 TIMES: Final = st.floats(NOW - 100_000, NOW + 100, allow_nan=False)
@@ -112,7 +113,7 @@ def test_alike_responses_are_admitted_alike(
         (
             "GET",
             200,
-            [("Cache-Control", "public"), ("Last-Modified", "Tue, 14 Nov 2023 00:00:00 GMT")],
+            [("Cache-Control", "public"), ("Last-Modified", EARLIER)],
             PolicyOptions(),
         ),
         ("GET", 200, [("Cache-Control", "max-age=60"), ("Age", "3")], PolicyOptions()),
