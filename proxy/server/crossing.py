@@ -100,8 +100,8 @@ class Crossing:
         seconds = self._book.elapsed(self)
         self.passage.line.finish(carrier, seconds)
         if self._client is not None:
+            self._client.answered(wire)  # first: whatever a plugin makes of the note, the client has its answer
             self._book.note(self, arriving, seconds)
-            self._client.answered(wire)
 
     def lost(self) -> None:
         """See `Tap.lost`."""

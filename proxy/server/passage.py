@@ -8,13 +8,14 @@ exchange that it is learnt from: it has to give, byte for byte, what the pipelin
 
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import Final, TypeAlias, final
+from typing import Final, final
 
 from proxy.http.message import from_wire, to_wire
 from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import MOST_BYTES, OWN_FIELDS, Line, PassagePart, PassageTerms, Ticket
 from proxy.server.heads import values_of
 from proxy.server.kept_reply import JOINED_BODY_BYTES, Ledger
+from proxy.server.under_way import Sent
 
 MOST_KINDS: Final = 32
 """Kinds of responses that are remembered of one passage; the oldest goes."""
@@ -28,8 +29,6 @@ MOST_BANDS: Final = 4
 """Kinds with equal heads for bodies of different lengths."""
 
 KIND_OVERHEAD: Final = 2_000
-
-Sent: TypeAlias = bytes | tuple[bytes, ...]
 
 _EMPTY_LINE: Final = b"\r\n\r\n"
 _LENGTH_DIGITS: Final = 8

@@ -9,7 +9,7 @@ pipeline gave.
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from operator import itemgetter
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, final
 
 from proxy.clock import Clock
 from proxy.http.message import from_wire, to_wire
@@ -21,9 +21,7 @@ from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller, values_of
 from proxy.server.kept_reply import JOINED_BODY_BYTES, Ledger
 from proxy.server.outline import Outline
-from proxy.server.under_way import Client
-
-Sent: TypeAlias = bytes | tuple[bytes, ...]
+from proxy.server.under_way import Client, Sent
 
 MOST_OUTLINES: Final = 256
 MOST_KINDS: Final = 64

@@ -1,8 +1,11 @@
 """Requests that are not answered at once, and not by the pipeline either."""
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from proxy.pipeline.passage import Transcript
+
+Sent: TypeAlias = bytes | tuple[bytes, ...]
+"""A response: in two pieces where the body is long."""
 
 
 class UnderWay(Protocol):
@@ -20,7 +23,7 @@ class UnderWay(Protocol):
 class Client(Protocol):
     """The connection that it came on."""
 
-    def answered(self, wire: bytes | tuple[bytes, ...]) -> None:
+    def answered(self, wire: Sent) -> None:
         """Send the response."""
         ...
 

@@ -13,7 +13,7 @@ from proxy.server.heads import Caller
 from proxy.server.outline import Outline, outline_of
 from proxy.server.passages import Passages
 from proxy.server.recalls import Recalls
-from proxy.server.under_way import Client, UnderWay
+from proxy.server.under_way import Client, Sent, UnderWay
 
 REMEMBERED_OUTLINES: Final = 8_192
 """Of how many outlines it is known that they were seen once. Then all are forgotten."""
@@ -60,7 +60,7 @@ class Ways:
             "recalled": self.recalls.recalled,
         }
 
-    def answer(self, head: bytes, caller: Caller, client: Client) -> bytes | tuple[bytes, ...] | UnderWay | None:
+    def answer(self, head: bytes, caller: Caller, client: Client) -> Sent | UnderWay | None:
         """The response to a request with this head, or what will see to it. None: neither, and nothing has happened.
 
         Args:
