@@ -486,6 +486,8 @@ class Cache(Plugin[CacheSettings]):
             return
         if not is_plain(request) or self.settings.cache_status_key or self._guard.found(request):
             return
+        if not OWN_FIELDS.isdisjoint(map(str.lower, self.settings.tag_headers)):
+            return  # each response has tags of its own
         pattern = pattern_of(landed.response, landed.stored, self._options)
         exchange.beyond = voyage.exchange, voyage.tail
         exchange.passage = self._passages.filling(exchange, place, pattern, replace(entry, body=b""), report)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.storage.invalidation_log import PurgeScope
 from tests.contract.test_lanes import Chunk
 from tests.contract.test_passages import Answer, compared
-from tests.support.passing import Call, PassingSite, fresh, passing_site
+from tests.support.passing import Call, PassingSite, fresh, passing_site, silent_plugins
 from tests.support.raw_client import RawClient, request
 from tests.support.sidecar import eventually
 from tests.support.site import LANE_BYTES
@@ -201,3 +202,17 @@ async def test_what_is_not_to_be_stored_after_all_is_not(lane_bytes: int) -> Non
         assert "no-store" in ((await client.response()).field("Cache-Status") or "")
         await client.ask(request("/slow/a"))
         assert gate.slow == 2
+
+
+@PAST
+async def test_tags_are_each_response_s_own(lane_bytes: int) -> None:
+    async def script(call: Call) -> None:
+        await call.send(fresh(b"ok", FRESH, f"X-Correlation-ID: tag{call.target[1:]}"))
+
+    plugins = partial(silent_plugins, cache={"tag_headers": ["X-Correlation-ID"]})
+    async with passing_site(script, lane_bytes=lane_bytes, plugins=plugins) as site, await site.client() as client:
+        for number in range(5):
+            await client.ask(request(f"/{number}"))
+        await site.services.invalidations.append(PurgeScope.TAG, "tag4")
+        hits = ["hit" in ((await client.ask(request(f"/{n}"))).field("Cache-Status") or "") for n in (3, 4)]
+        assert hits == [True, False]
