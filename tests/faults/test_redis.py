@@ -1,12 +1,16 @@
 """Redis that dies, hangs, forgets, refuses, or holds something else: a miss and a counter, never an error or a wait."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
+from math import inf
 from pathlib import Path
 from time import monotonic
+from typing import Self
 
 import pytest
 
+from proxy.storage.base import CacheKey, Entry, Record
 from proxy.storage.breaker import TierState
 from proxy.storage.invalidation_log import Purge, PurgeScope
 from proxy.storage.redis import RedisStore
@@ -34,6 +38,80 @@ async def made(tmp_path: Path) -> AsyncIterator[Backends]:
 
 def name_of(made: Backends, path: str = "/a") -> str:
     return f"{made.prefix}:{key(path).digest().hex()}"
+
+
+async def until_found(store: RedisStore, name: CacheKey, record: Entry) -> None:
+    async with asyncio.timeout(30):
+        while (found := await store.get(name)) is None:
+            await asyncio.sleep(0.01)
+    assert same(found, record)
+
+
+class Relay:
+    """Stands before the server on `target`, and can hold back what that answers. An async context manager.
+
+    Attributes:
+        port: where the client connects.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._left = inf
+        self._serving: list[asyncio.Task[None]] = []
+        self._server: asyncio.Server
+
+    @property
+    def port(self) -> int:
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def hold_after(self, count: int) -> None:
+        """Let so many bytes of answers through, and hold back what follows."""
+        self._left = count
+        self._flowing.clear()
+
+    def release(self) -> None:
+        """Let everything through, what was held back first."""
+        self._left = inf
+        self._flowing.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.append(task)
+        there, to_there = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._pass(reader, to_there))
+                tasks.create_task(self._pass(there, writer, answers=True))
+        finally:
+            for end in (writer, to_there):
+                end.close()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(4096):
+                if answers:
+                    self._left -= len(data)
+                    if self._left < 0:
+                        await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 async def test_a_killed_redis_is_a_miss_until_it_is_back(made: Backends, server: RedisServer) -> None:
@@ -87,6 +165,44 @@ async def test_a_hanging_redis_costs_its_time_budget_and_then_nothing(made: Back
         assert store.stats()["timeouts"] == 51
     await until(lambda: store.breaker.closed)
     assert same(await store.get(key()), entry())
+
+
+async def test_an_answer_that_comes_too_late_is_taken_for_no_other(made: Backends, server: RedisServer) -> None:
+    store = await made.redis(server.url, timeout_seconds=BUDGET, max_failures=1000)
+    records = {key(f"/{number}"): entry(f"/{number}", body=b"%d" % number) for number in range(8)}
+    for name, record in records.items():
+        await store.put(name, record)
+
+    async def look(number: int, name: CacheKey) -> Record | None:
+        await asyncio.sleep(number / 100)  # each on a connection of its own
+        return await store.get(name)
+
+    with server.frozen():
+        assert await asyncio.gather(*(look(*each) for each in enumerate(records))) == [None] * 8
+    for name, record in list(records.items()) * 4:  # the late answers come now
+        found = await store.get(name)
+        assert found is None or same(found, record)
+    for name, record in records.items():
+        await until_found(store, name, record)
+
+
+async def test_what_follows_half_an_answer_is_read_on_another_connection(made: Backends, server: RedisServer) -> None:
+    async with Relay(server.port) as relay:
+        store = await made.redis(f"redis://127.0.0.1:{relay.port}/0", timeout_seconds=BUDGET, max_failures=1000)
+        long, short = entry("/long", body=b"$1\r\n" * 20_000), entry("/short", body=b"short")
+        await store.put(key("/long"), long)
+        await store.put(key("/short"), short)
+        await until_found(store, key("/long"), long)
+        relay.hold_after(50_000)
+        assert await store.get(key("/long")) is None
+        assert store.stats()["timeouts"] == 1
+        relay.release()
+        for _ in range(4):
+            for name, record in ((key("/short"), short), (key("/long"), long)):
+                found = await store.get(name)
+                assert found is None or same(found, record)
+        await until_found(store, key("/short"), short)
+        await until_found(store, key("/long"), long)
 
 
 async def test_requests_beside_a_hanging_redis_are_answered_within_the_budget(
