@@ -16,13 +16,14 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import structlog
 
 from proxy.clock import Clock
-from proxy.errors import PluginError, ProxyError, UpstreamError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.http.body import close_body
 from proxy.http.channel import Tunnel
 from proxy.http.message import Request, Response
 from proxy.http.problem import error_response
-from proxy.metrics.registry import Counter, Family, Registry
+from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange, InformationalSender, Outcome
+from proxy.pipeline.failures import Failures
 from proxy.pipeline.passage import PassagePart, Transcript
 from proxy.pipeline.plugin import HOOKS, Plugin, Replay
 from proxy.pipeline.replay import ReplayPart
@@ -100,9 +101,7 @@ class Chain:
 
     __slots__ = ("_clock", "_failures", "_upstream", "steps")
 
-    def __init__(
-        self, plugins: Sequence[AnyPlugin], upstream: Upstream, clock: Clock, failures: Family[Counter]
-    ) -> None:
+    def __init__(self, plugins: Sequence[AnyPlugin], upstream: Upstream, clock: Clock, failures: Failures) -> None:
         self._upstream = upstream
         self._clock = clock
         self._failures = failures
@@ -126,7 +125,7 @@ class Chain:
                 except ProxyError:
                     raise
                 except Exception as error:
-                    raise self._failed(step, "on_request", error) from error
+                    raise self._failures.of_hook(step.plugin.name, "on_request", error) from error
                 if response is not None:
                     exchange.answered_by = exchange.answered_by or step.plugin.name
                     break
@@ -166,7 +165,7 @@ class Chain:
             except ProxyError:
                 raise
             except Exception as failure:
-                raise self._failed(step, "on_error", failure) from failure
+                raise self._failures.of_hook(step.plugin.name, "on_error", failure) from failure
             if response is not None:
                 exchange.answered_by = step.plugin.name
                 return response, place
@@ -187,7 +186,7 @@ class Chain:
                 raise
             except Exception as error:
                 await close_body(response.body)
-                raise self._failed(step, "on_response", error) from error
+                raise self._failures.of_hook(step.plugin.name, "on_response", error) from error
         return response
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
@@ -198,7 +197,7 @@ class Chain:
             try:
                 step.on_complete(exchange, outcome)
             except Exception as error:  # noqa: BLE001 — one plugin's mistake must not keep the others from their turn
-                self._failed(step, "on_complete", error)
+                self._failures.of_hook(step.plugin.name, "on_complete", error)
 
     @property
     def replayed(self) -> tuple[AnyPlugin, ...]:
@@ -224,11 +223,11 @@ class Chain:
                 continue
             try:
                 part = step.on_replay(exchange, outcome)
+                if part is not None:
+                    parts.append(self._failures.guard_replay(step.plugin.name, part))
             except Exception as error:  # noqa: BLE001 — the answer is on its way already; it is just not kept
-                self._failed(step, "on_replay", error)
+                self._failures.of_hook(step.plugin.name, "on_replay", error)
                 return None
-            if part is not None:
-                parts.append(part)
         return parts
 
     @property
@@ -245,19 +244,13 @@ class Chain:
             assert step.on_passage is not None
             try:
                 part = step.on_passage(exchange, outcome)
+                if part is None:
+                    return None
+                parts.append(self._failures.guard_passage(step.plugin.name, part))
             except Exception as error:  # noqa: BLE001 — the answer is on its way already; the next go as this one did
-                self._failed(step, "on_passage", error)
+                self._failures.of_hook(step.plugin.name, "on_passage", error)
                 return None
-            if part is None:
-                return None
-            parts.append(part)
         return parts
-
-    def _failed(self, step: Step, hook: str, error: Exception) -> PluginError:
-        name = step.plugin.name
-        self._failures.labels(name, hook).value += 1
-        _log.error("plugin failed", plugin=name, hook=hook, exc_info=error)
-        return PluginError(name, hook)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +281,7 @@ class Pipeline:
         metrics: Registry,
     ) -> None:
         self._clock = clock
-        failures = metrics.counter("sidecache_plugin_failures", "Hooks that raised", ("plugin", "hook"))
+        failures = Failures(clock, metrics)
         self.table = RouteTable([plan.route for plan in plans])
         chains = [plan.plugins for plan in plans]
         self.chains: dict[str, Chain] = {

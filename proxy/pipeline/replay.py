@@ -83,19 +83,26 @@ class Journal(Generic[Subject]):
     Attributes:
         notes: those not told of. Whoever adds the `MOST_NOTES`th calls `settle`, as does the plugin before it takes
             note of an exchange that was no replay.
+        on_failure: hears what `tell` raised; set by the pipeline.
     """
 
-    __slots__ = ("_tell", "notes")
+    __slots__ = ("_tell", "notes", "on_failure")
 
     def __init__(self, tell: Callable[[Sequence[Note[Subject]]], None]) -> None:
         self._tell = tell
+        self.on_failure: Callable[[Exception], None] | None = None
         self.notes: list[Note[Subject]] = []
 
     def settle(self) -> None:
         """Tell of what was noted."""
         if self.notes:
             notes, self.notes = self.notes, []
-            self._tell(notes)
+            try:
+                self._tell(notes)
+            except Exception as error:
+                if self.on_failure is None:
+                    raise
+                self.on_failure(error)
 
 
 Tally: TypeAlias = Callable[[Sequence[float], int], None]
