@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import event, example, given, settings
@@ -64,10 +64,12 @@ def playing(answers: Mapping[str, Sequence[Answer]]) -> Script:
 
 
 def asked(site: PassingSite) -> list[list[bytes]]:
-    """What the origin was asked, in any order of fields; ids that the sidecar made are its own."""
+    """What the origin was asked, in any order of fields; its port, and ids that the sidecar made, are its own."""
     heads: list[list[bytes]] = []
+    own_host = b"\r\nHost: " + (site.origin.url.partition("//")[2] or "localhost").encode()
     for head in site.origin.heads:
-        first, *lines = _OWN_ID.sub(b"X-Request-ID: made", head).split(b"\r\n")
+        told = _OWN_ID.sub(b"X-Request-ID: made", head).replace(own_host, b"\r\nHost: origin")
+        first, *lines = told.split(b"\r\n")
         fields = [line.partition(b":") for line in lines]
         heads.append([first, *sorted(name.lower() + b": " + value.strip(b" \t") for name, _, value in fields)])
     return heads
@@ -99,10 +101,15 @@ class Observed:
 
 
 async def observed(
-    answers: Mapping[str, Sequence[Answer]], connections: Sequence[tuple[str, Sequence[Chunk]]], lane_bytes: int
+    answers: Mapping[str, Sequence[Answer]],
+    connections: Sequence[tuple[str, Sequence[Chunk]]],
+    lane_bytes: int,
+    **options: Any,
 ) -> tuple[Observed, int]:
     """What one site did, and how many requests went past its pipeline."""
-    async with passing_site(playing(answers), plugins=PLUGINS, trusted_proxies=TRUSTED, lane_bytes=lane_bytes) as site:
+    async with passing_site(
+        playing(answers), plugins=PLUGINS, trusted_proxies=TRUSTED, lane_bytes=lane_bytes, **options
+    ) as site:
         got = [await received(site, chunks, peer) for peer, chunks in connections]
         pool = site.pool.stats()
         return Observed(
@@ -114,10 +121,16 @@ async def observed(
         ), site.crossed
 
 
-async def compared(answers: Mapping[str, Sequence[Answer]], connections: Sequence[tuple[str, Sequence[Chunk]]]) -> int:
-    """Check that both sites do alike; how many requests went past the pipeline."""
-    quick, crossed = await observed(answers, connections, LANE_BYTES)
-    whole, none = await observed(answers, connections, 0)
+async def compared(
+    answers: Mapping[str, Sequence[Answer]], connections: Sequence[tuple[str, Sequence[Chunk]]], **options: Any
+) -> int:
+    """Check that both sites do alike; how many requests went past the pipeline.
+
+    Args:
+        options: of both sites, see `passing_site`.
+    """
+    quick, crossed = await observed(answers, connections, LANE_BYTES, **options)
+    whole, none = await observed(answers, connections, 0, **options)
     assert quick.received == whole.received
     assert quick.asked == whole.asked
     assert quick.counted == whole.counted

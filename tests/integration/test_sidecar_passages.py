@@ -2,13 +2,15 @@
 
 import asyncio
 import signal
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
-from tests.support.passing import Call, always, byte_origin, fresh, ok
+from tests.support.passing import Call, Place, always, byte_origin, fresh, ok
 from tests.support.raw_client import RawClient, request
 from tests.support.sidecar import LANE_VARIABLE, SidecarProcess, eventually, sidecar, toml
 
@@ -62,6 +64,55 @@ async def test_they_are_counted_and_shown(tmp_path: Path) -> None:
         assert float(by_name['sidecache_cache_requests_total{result="miss",route="default"}']) == 12
         assert float(by_name["sidecache_upstream_requests_total"]) == 12
         assert float(by_name['sidecache_upstream_seconds_count{route="default"}']) == 12
+
+
+@pytest.mark.parametrize("kind", ["tls", "unix"])
+async def test_they_reach_an_origin_by_tls_and_by_a_unix_socket(tmp_path: Path, kind: str) -> None:
+    authority, place = trustme.CA(), Place(path=str(tmp_path / "origin.sock"))
+    tables = {**TABLES}
+    if kind == "tls":
+        place = Place(tls=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+        assert place.tls is not None
+        authority.issue_cert("localhost").configure_cert(place.tls)
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        tables["upstream"] = {"ca_file": str(tmp_path / "ca.pem")}
+
+    async def script(call: Call) -> None:
+        kept = fresh(b"new", "Cache-Control: max-age=1000000000")  # its Date is of long ago
+        await call.send(kept if "/new" in call.target else ok())
+
+    async with byte_origin(script, place) as app, sidecar(app.url, tmp_path, tables, environment=ON) as running:
+        async with await RawClient.connect(running.address) as client:
+            for number in range(12):
+                assert (await client.ask(request("/a"))).body == b"ok"
+                assert (await client.ask(request(f"/new/{number}"))).body == b"new"
+        assert len(app.heads) == 24
+        assert app.connections <= 2  # the last is the one that looked whether anybody was there
+        assert await passed(running) > 16
+
+
+@pytest.mark.parametrize("lane_bytes", ["16777216", "0"], ids=["past", "through"])
+async def test_whom_a_proxy_names_by_forwarded_is_the_client(tmp_path: Path, lane_bytes: str) -> None:
+    tables = {
+        **TABLES,
+        "server": {"trusted_proxies": ["127.0.0.0/8"], "trusted_fields": "forwarded"},
+        "pipeline": {"order": ["latency", "access_log", *ORDER[1:]]},
+    }
+    environment = {LANE_VARIABLE: lane_bytes}
+    async with byte_origin(always(ok())) as app, sidecar(app.url, tmp_path, tables, environment=environment) as running:
+        async with await RawClient.connect(running.address) as client:
+            for number in range(6):
+                for name in ("192.0.2.1", "192.0.2.2"):
+                    lines = (f"Forwarded: for={name};proto=https", f"X-Forwarded-For: 198.51.100.{number}")
+                    assert (await client.ask(request("/a", *lines))).body == b"ok"
+        if lane_bytes != "0":
+            assert await passed(running) > 4
+        await eventually(lambda: len(running.events("request")) == 12)
+    assert [line["client"] for line in running.events("request")] == ["192.0.2.1", "192.0.2.2"] * 6
+    for head, name in zip(app.heads, ["192.0.2.1", "192.0.2.2"] * 6, strict=True):
+        assert f"\r\nX-Forwarded-For: {name}, 127.0.0.1\r\n".encode() in head
+        assert b"\r\nX-Forwarded-Proto: https\r\n" in head
+        assert head.lower().count(b"forwarded: ") == 1
 
 
 RULES = [{"name": "all", "rate": 1000, "period_seconds": 1}]

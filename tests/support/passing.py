@@ -1,10 +1,12 @@
 """Sites before an origin that speaks bytes, over a real pool: what goes past the pipeline, and what does not."""
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from plugins import REGISTRY
@@ -126,16 +128,33 @@ class ByteOrigin:
                         return
                 finally:
                     self.busy -= 1
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             pass
         finally:
             self.open -= 1
             writer.close()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an origin listens: by default on a port of loopback.
+
+    Attributes:
+        path: of a Unix socket.
+        tls, ca_file: its certificate is for `localhost`, and this file says whom to trust.
+    """
+
+    path: str = ""
+    tls: ssl.SSLContext | None = None
+    ca_file: Path | None = None
+
+
+LOOPBACK = Place()
+
+
 @asynccontextmanager
-async def byte_origin(script: Script) -> AsyncIterator[ByteOrigin]:
-    """An origin on loopback; what still runs when it ends is cancelled."""
+async def byte_origin(script: Script, place: Place = LOOPBACK) -> AsyncIterator[ByteOrigin]:
+    """An origin at `place`; what still runs when it ends is cancelled."""
     one = ByteOrigin(script)
     failures: list[Exception] = []
     running: set[asyncio.Task[None]] = set()
@@ -153,8 +172,13 @@ async def byte_origin(script: Script) -> AsyncIterator[ByteOrigin]:
         finally:
             running.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=2048)
-    one.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    if place.path:
+        server = await asyncio.start_unix_server(serve, place.path, backlog=2048)
+        one.url = f"unix:{place.path}"
+    else:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=2048, ssl=place.tls)
+        port = server.sockets[0].getsockname()[1]
+        one.url = f"http://127.0.0.1:{port}" if place.tls is None else f"https://localhost:{port}"
     try:
         yield one
     finally:
@@ -261,6 +285,7 @@ class PassingSite:
 async def passing_site(
     script: Script,
     *,
+    place: Place = LOOPBACK,
     plugins: Plugins = silent_plugins,
     routes: Sequence[Route] = (),
     lane_bytes: int = LANE_BYTES,
@@ -274,6 +299,7 @@ async def passing_site(
     """A site on a port of its own before an origin of its own, ended in any case.
 
     Args:
+        place: of the origin.
         lane_bytes: 0: everything goes through the pipeline.
         upstream: settings of the pool.
         pool_clock: None: the site's.
@@ -282,7 +308,7 @@ async def passing_site(
     clock = clock or FakeClock()
     metrics = Registry()
     async with AsyncExitStack() as stack:
-        origin = await stack.enter_async_context(byte_origin(script))
+        origin = await stack.enter_async_context(byte_origin(script, place))
         tasks = Tasks()
         stack.push_async_callback(tasks.close)
         log = MemoryLog(clock)
@@ -290,9 +316,8 @@ async def passing_site(
         stack.push_async_callback(store.close)
         await store.start()
         services = Services(clock=clock, tasks=tasks, metrics=metrics, store=store, invalidations=log)
-        pool = UpstreamPool(
-            UpstreamSettings(**{"url": origin.url, **(upstream or {})}), pool_clock or clock, metrics, tasks
-        )
+        reached = UpstreamSettings.model_validate({"url": origin.url, "ca_file": place.ca_file, **(upstream or {})})
+        pool = UpstreamPool(reached, pool_clock or clock, metrics, tasks)
         stack.push_async_callback(pool.close)
         await pool.start()
         application = Replaceable(await make_pipeline(services, plugins, pool, routes))
