@@ -18,14 +18,16 @@ from proxy.clock import Clock
 from proxy.http.message import Request, Response
 from proxy.http.names import AUTHORIZATION
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, Tail
-from proxy.pipeline.passage import PassagePart, Ticket, Transcript
+from proxy.pipeline.passage import OwnValues, PassagePart, Ticket, Transcript
 from proxy.pipeline.replay import SERVER_MADE, Tally
 from proxy.policy.admission import Pattern, admit_alike
 from proxy.policy.deception import is_promised_by
 from proxy.policy.keys import KeyRules, key_for_target
 from proxy.policy.reasons import Reason
+from proxy.policy.recurring import Recurring, recurring
 from proxy.policy.reuse import discard_at
-from proxy.storage.base import CacheKey, Entry
+from proxy.storage.base import CacheKey, Entry, PurgeId
+from proxy.storage.packed import Mould, PackedEntry, mould_of, unpack, url_within
 from proxy.storage.tiered import TieredStore
 from proxy.upstream.collapse import Flight
 
@@ -50,7 +52,7 @@ class _Unseen:
         self.way: Hashable = way
         self.outlives_client = False
 
-    def keep(self, pattern: object, own: Sequence[tuple[str, str]], body: bytes) -> Sequence[str] | None:
+    def keep(self, pattern: object, own: OwnValues, body: bytes) -> Sequence[str] | None:
         """See `Ticket.keep`: there is nothing to keep."""
         del pattern, own, body
         return ()
@@ -68,6 +70,33 @@ _UNCACHEABLE: Final = _Unseen(Way.UNCACHEABLE)
 
 
 @final
+class _Cast:
+    """What is the same for responses whose heads are equal to the letter.
+
+    Args:
+        own: of one of them.
+        purge_id: of their entries.
+    """
+
+    __slots__ = ("_own", "_purge_id", "mould", "recurring")
+
+    def __init__(self, own: OwnValues, purge_id: PurgeId, same: Recurring, mould: Mould) -> None:
+        self._own = own
+        self._purge_id = purge_id
+        self.recurring = same
+        self.mould = mould
+
+    def suits(self, own: OwnValues, purge_id: PurgeId, now: float, *, no_default_ttl: bool) -> bool:
+        """Whether a response is one of them that comes `now`, for a path that promises as much."""
+        return (
+            own is self._own
+            and purge_id == self._purge_id
+            and no_default_ttl is self.recurring.stored.no_default_ttl
+            and self.recurring.lasts(now)
+        )
+
+
+@final
 class Filled:
     """What responses that fill the cache have in common.
 
@@ -77,16 +106,50 @@ class Filled:
         show: makes the Cache-Status field; None: there is none.
     """
 
-    __slots__ = ("_status", "entry", "pattern")
+    __slots__ = ("_cast", "_status", "entry", "pattern")
 
     def __init__(
         self, pattern: Pattern, entry: Entry, report: CacheReport, show: Callable[[CacheReport], str] | None
     ) -> None:
+        self._cast: _Cast | None = None
         self.pattern = pattern
         self.entry = entry
         self._status: list[str] | None = None
         if show is not None:
             self._status = show(report.with_ttl(0.0)).split(_TTL_ZERO, 1)
+
+    def packed(
+        self, own: OwnValues, target: str, url: str | int, body: bytes, *, purge_id: PurgeId, began: float, now: float
+    ) -> tuple[PackedEntry, float] | None:
+        """What is stored of a response with these own values, and until when it is fresh; None: the pipeline has to
+        tell.
+
+        Args:
+            url: see `PackedEntry`.
+            began, now: wall seconds when its request was sent, and now that it is here.
+        """
+        path = target.partition("?")[0]
+        no_default_ttl = not is_promised_by(path, self.entry.stored.headers)
+        cast = self._cast
+        if cast is None or not cast.suits(own, purge_id, now, no_default_ttl=no_default_ttl):
+            stored = admit_alike(
+                self.pattern,
+                own,
+                request_time=began,
+                response_time=now,
+                body_length=len(body),
+                no_default_ttl=no_default_ttl,
+            )
+            if stored.fresh_until <= now:
+                return None
+            known = self.entry
+            entry = Entry(stored, b"", "", purge_id, discard_at(stored), known.tags, known.route)
+            same, mould = recurring(self.pattern, stored, own), mould_of(entry)
+            if same is None or mould is None:
+                return None
+            cast = self._cast = _Cast(own, purge_id, same, mould)
+        times = cast.recurring.times(began, now)
+        return None if times is None else (cast.mould.cast(times, url, body), times[-1])
 
     def made(self, ttl: float) -> tuple[str, ...]:
         """See `Ticket.keep`."""
@@ -117,32 +180,24 @@ class FillTicket:
         self.way: Hashable = Way.FILLING
         self.outlives_client = True
 
-    def keep(self, pattern: object, own: Sequence[tuple[str, str]], body: bytes) -> Sequence[str] | None:
+    def keep(self, pattern: object, own: OwnValues, body: bytes) -> Sequence[str] | None:
         """See `Ticket.keep`: the response is stored, and those who wait for it have it."""
         flight, gate = self.flight, self._gate
         assert flight is not None and isinstance(pattern, Filled)
         if len(body) > gate.max_object_bytes:
             return None
-        now = gate.clock.wall()
-        known = pattern.entry
-        stored = admit_alike(
-            pattern.pattern,
-            own,
-            request_time=self._began,
-            response_time=now,
-            body_length=len(body),
-            no_default_ttl=not is_promised_by(self._target.partition("?")[0], known.stored.headers),
-        )
-        if stored.fresh_until <= now:
+        now, since = gate.clock.wall(), flight.since
+        url = url_within(self.place.primary, gate.url(self._target))
+        kept = pattern.packed(own, self._target, url, body, purge_id=since, began=self._began, now=now)
+        if kept is None:
             return None
-        entry = Entry(stored, body, gate.url(self._target), flight.since, discard_at(stored), known.tags, known.route)
+        packed, fresh_until = kept
         self.flight = None
         gate.fetcher.failing.discard(self.key)
-        gate.store.put(self.place, entry)
+        gate.store.put_packed(self.place, packed, since)
         gate.fetcher.flights.withdraw(self.key, flight)
-        response = Response(stored.status, stored.headers, body, stored.reason_phrase)
-        flight.land(Kept(response, stored, entry, None, (), "", stored.status))
-        return pattern.made(stored.fresh_until - now)
+        flight.land(_kept(unpack(packed, self.place.primary)) if flight.is_awaited else Withdrawn())
+        return pattern.made(fresh_until - now)
 
     def take_flight(self) -> Flight[Landed] | None:
         """The flight, for who goes on with it."""
@@ -163,6 +218,12 @@ class FillTicket:
         if flight is not None:
             self._gate.fetcher.flights.withdraw(self.key, flight)
             flight.land(Withdrawn())
+
+
+def _kept(entry: Entry) -> Kept:
+    stored = entry.stored
+    response = Response(stored.status, stored.headers, entry.body, stored.reason_phrase)
+    return Kept(response, stored, entry, None, (), "", stored.status)
 
 
 @final

@@ -27,7 +27,7 @@ class Recent:
 
     def holds(self, key: Hashable, now: float) -> bool:
         """Whether `key` is remembered at the monotonic time `now`."""
-        return self.why(key, now) is not None
+        return key in self._until and self.why(key, now) is not None
 
     def why(self, key: Hashable, now: float) -> Reason | None:
         """Why `key` is remembered at the monotonic time `now`, if it is."""

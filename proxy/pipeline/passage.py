@@ -14,7 +14,7 @@ again, the pipeline takes its connection over.
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from proxy.pipeline.replay import Arrival, Tally
 
@@ -75,6 +75,10 @@ class PassagePart:
     any_target: bool = False
 
 
+OwnValues: TypeAlias = Sequence[tuple[str, str]]
+"""Names and values of the own fields of a response. Responses with equal heads mostly have the same object."""
+
+
 class Ticket(Protocol):
     """Leave of the cache for one request to go past it. Used once: `keep`, `give_back`, or taken over by the pipeline.
 
@@ -86,12 +90,12 @@ class Ticket(Protocol):
     way: Hashable
     outlives_client: bool
 
-    def keep(self, pattern: object, own: Sequence[tuple[str, str]], body: bytes) -> Sequence[str] | None:
+    def keep(self, pattern: object, own: OwnValues, body: bytes) -> Sequence[str] | None:
         """The response is here: do what the cache does with it.
 
         Args:
             pattern: see `PassageTerms`, of the response that it is like.
-            own: names and values of its own fields.
+            own: of its own fields.
 
         Returns:
             The values of the fields that are made anew each time. None: the pipeline has to see it, nothing was done.

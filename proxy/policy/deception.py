@@ -56,6 +56,8 @@ def agrees_with_path(request: Request, response: Response) -> bool:
 
 def is_promised_by(path: str, headers: Headers) -> bool:
     """The same by the path and a response's fields."""
+    if "." not in path and "%" not in path:
+        return True  # most paths: it has no extension for anyone
     types = _TYPES.get(_extension(path))
     if types is None:
         return True

@@ -26,7 +26,7 @@ from proxy.policy.model import (
 from proxy.policy.reasons import Reason
 from proxy.policy.validation import if_range_holds
 
-__all__ = ("admit", "decide", "discard_at", "refreshes_early", "refuses_earlier", "usable_on_error")
+__all__ = ("admit", "decide", "discard_at", "kept_seconds", "refreshes_early", "refuses_earlier", "usable_on_error")
 
 KEPT_FOR_VALIDATION_SECONDS: Final = 86_400.0
 """How long past its last use by itself a response with a validator is kept: a 304 is cheaper than a full response."""
@@ -142,12 +142,16 @@ def usable_on_error(request: Request, stored: Stored, now: float, options: Polic
 
 def discard_at(stored: Stored) -> float:
     """Wall seconds after which nothing can use `stored` any more, fresh, stale or to be validated."""
-    has_validator = stored.etag is not None or stored.last_modified is not None
     if stored.must_validate:
-        return stored.response_time + (KEPT_FOR_VALIDATION_SECONDS if has_validator else 0.0)
+        return stored.response_time + kept_seconds(stored)
     last_use = max(stored.fresh_until, stored.stale_while_revalidate_until, stored.stale_if_error_until)
-    last_use = max(last_use, stored.response_time)
-    return last_use + KEPT_FOR_VALIDATION_SECONDS if has_validator else last_use
+    return max(last_use, stored.response_time) + kept_seconds(stored)
+
+
+def kept_seconds(stored: Stored) -> float:
+    """How long past its last use by itself `stored` is kept, to be validated."""
+    has_validator = stored.etag is not None or stored.last_modified is not None
+    return KEPT_FOR_VALIDATION_SECONDS if has_validator else 0.0
 
 
 def refreshes_early(stored: Stored, now: float, *, beta: float, draw: float) -> bool:

@@ -12,7 +12,7 @@ from typing import Final, final
 
 from proxy.http.message import from_wire, to_wire
 from proxy.pipeline.exchange import Exchange
-from proxy.pipeline.passage import MOST_BYTES, OWN_FIELDS, Line, PassagePart, PassageTerms, Ticket
+from proxy.pipeline.passage import MOST_BYTES, OWN_FIELDS, Line, OwnValues, PassagePart, PassageTerms, Ticket
 from proxy.server.heads import values_of
 from proxy.server.kept_reply import JOINED_BODY_BYTES, Ledger
 from proxy.server.under_way import Sent
@@ -99,35 +99,35 @@ class Kind:
 class Arriving:
     """A response's head that has come, of a known kind.
 
-    Attributes:
+    Args:
         own: the values of its own fields.
+
+    Attributes:
         end: where its body begins in what has come.
         body_bytes: how long that is.
     """
 
-    __slots__ = ("_head", "body_bytes", "end", "kind", "own")
+    __slots__ = ("_head", "_made", "_named", "_own", "body_bytes", "end", "kind")
 
     def __init__(self, kind: Kind, own: list[bytes], end: int, body_bytes: int) -> None:
         self._head = b""  # of the answer, once it was made
+        self._made: Sequence[str] = ()  # what it was made with
+        self._own = own
+        self._named: OwnValues = () if kind.pattern is None else [*zip(kind.names, map(from_wire, own), strict=True)]
         self.kind = kind
-        self.own = own
         self.end = end
         self.body_bytes = body_bytes
 
     def answer(self, response: bytes, ticket: Ticket) -> Sent | None:
         """What the client gets for the whole `response`; None: that is for the pipeline to say."""
-        kind = self.kind
         body = response[self.end :]
-        if kind.pattern is None:
-            made = ticket.keep(None, (), body)
-        else:
-            made = ticket.keep(kind.pattern, [*zip(kind.names, map(from_wire, self.own), strict=True)], body)
+        made = ticket.keep(self.kind.pattern, self._named, body)
         if made is None:
             return None
-        if made:
-            head = kind.head([*self.own, *map(to_wire, made)])
-        else:
-            head = self._head = self._head or kind.head(self.own)
+        head = self._head
+        if not head or made != self._made:
+            head = self._head = self.kind.head([*self._own, *map(to_wire, made)])
+            self._made = made
         return head + body if self.body_bytes <= JOINED_BODY_BYTES else (head, body)
 
 
@@ -157,7 +157,7 @@ class Passage:
         self._kinds: dict[tuple[Hashable, bytes], tuple[Kind, ...]] = {}
         self._strangers = 0
         # The head that came last, and what it is: within a second most are equal to the letter.
-        self._newest: tuple[bytes, Hashable, Arriving] | None = None
+        self._newest: tuple[bytes, Hashable, Arriving | None] = b"", None, None
         self.size = KIND_OVERHEAD + len(request)
         self.used = False
 
@@ -205,9 +205,10 @@ class Passage:
         if end < len(_EMPTY_LINE):
             return None
         came = response[:end]
-        if self._newest is not None and self._newest[:2] == (came, way):
+        newest, its_way, arriving = self._newest
+        if came == newest and way == its_way and arriving is not None:
             self.used = True
-            return self._newest[2]
+            return arriving
         parts = _CUT.split(came)
         own = parts[2::3]
         for kind in self._kinds.get((way, _kind_key(parts)), ()):

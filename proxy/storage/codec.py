@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from proxy.storage.base import NO_FORMS, Record, VaryMarker
 from proxy.storage.documents import Document, UndecodableError, defaults_of, dump, hints_of, load_object
+from proxy.storage.packed import PackedEntry, address, shape_of
 from proxy.storage.shape import DISCARD_AT, FRESH_UNTIL, INITIAL_AGE, REQUEST_TIME, RESPONSE_TIME, Shape
 from proxy.storage.shapes import SHAPES
 
@@ -56,15 +57,23 @@ class Look(NamedTuple):
     body: bytes
 
 
-def encode(record: Record) -> bytes:
-    """`record` as bytes."""
+def encode(record: Record | PackedEntry, primary: str = "") -> bytes:
+    """`record` as bytes.
+
+    Args:
+        primary: the primary key, of an entry that is packed.
+    """
     if isinstance(record, VaryMarker):
         return _framed(_MARKER, dump(_MARKERS.write(_marker_values(record))))
-    shape, own = SHAPES.split(record)
-    url = record.url.encode("utf-8", "surrogatepass")
+    if isinstance(record, PackedEntry):
+        shape, own = shape_of(record), record.own
+        url, _ = address(record, primary)
+    else:
+        shape, own = SHAPES.split(record)
+        url = record.url
     forms = record.forms
     index = dump({name: len(form) for name, form in forms.items()}) if forms else b""
-    return _framed(_ENTRY, shape.data, own, url, index, record.body, *forms.values())
+    return _framed(_ENTRY, shape.data, own, url.encode("utf-8", "surrogatepass"), index, record.body, *forms.values())
 
 
 def _framed(

@@ -28,6 +28,7 @@ from proxy.storage.base import CacheKey, Record
 from proxy.storage.breaker import Breaker
 from proxy.storage.codec import Look, decode, encode, look
 from proxy.storage.lmdb_file import LmdbFile
+from proxy.storage.packed import PackedEntry
 from proxy.storage.second_tier import Batch, Later, SecondTier, TierFailedError
 from proxy.tasks import Tasks
 
@@ -219,13 +220,13 @@ class LmdbStore(SecondTier):
 
     # In the writer's thread.
 
-    def _write_all(self, file: LmdbFile, batch: list[tuple[CacheKey, Record | None]]) -> int:
+    def _write_all(self, file: LmdbFile, batch: list[tuple[CacheKey, Record | PackedEntry | None]]) -> int:
         """Bring about `batch`; how many records were too large."""
         limit = int(file.max_bytes * TRANSACTION_SHARE)
         chunk: list[tuple[bytes, float, bytes]] = []
         size = dropped = 0
         for key, record in batch:
-            value = b"" if record is None else encode(record)
+            value = b"" if record is None else encode(record, key.primary)
             if len(value) > self._max_object_bytes:
                 dropped += 1
                 value = b""  # what stands there is older than what could not be written

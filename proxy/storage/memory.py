@@ -54,6 +54,12 @@ def weigh(key: CacheKey, record: Record) -> int:
     return size
 
 
+def _weigh_packed(key: CacheKey, packed: PackedEntry, tags: tuple[str, ...]) -> int:
+    """The same of an entry without derived forms that is packed."""
+    size = len(key.primary) + len(key.variant) + len(packed.body) + packed.extra_bytes + TAG_OVERHEAD * len(tags)
+    return size + TEXT_OVERHEAD + ENTRY_OVERHEAD + PACKED_OVERHEAD
+
+
 def _unpacked_bytes(entry: Entry) -> int:
     """What is spared when it is packed."""
     values = entry.stored.headers.values()
@@ -90,9 +96,9 @@ class _Node:
 
     __slots__ = ("hits", "key", "looked", "newer", "older", "record", "size", "turn", "visited", "watchers")
 
-    def __init__(self, key: _Key, record: Record, size: int, turn: int) -> None:
+    def __init__(self, key: _Key, record: Record | PackedEntry, size: int, turn: int) -> None:
         self.key = key
-        self.record: Record | PackedEntry = record
+        self.record = record
         self.size = size
         self.turn = turn
         self.looked = 0
@@ -152,7 +158,7 @@ class MemoryStore:
         self._oldest: _Node | None = None
         self._hand: _Node | None = None
         self._sweep: _Node | None = None
-        self._new: _Node | None = None  # the oldest one that no sweep has looked at
+        self._new: _Node | None = None  # the oldest one that no sweep has looked at, and may be to be packed
         self._turn = 0
         self._urls: UrlIndex[_Key] = UrlIndex()
         self._tags: dict[str, set[_Key]] = {}
@@ -244,6 +250,25 @@ class MemoryStore:
             self._index(internal, record.url, _tags_of(record))
             self._enqueue(node)
             self.bytes += size
+        self._make_room(node)
+        return True
+
+    def put_packed(self, key: CacheKey, packed: PackedEntry) -> bool:
+        """The same for an entry without derived forms that is packed already; it has the weight of a packed one."""
+        internal = _internal(key)
+        url, tags = address(packed, key.primary)
+        size = _weigh_packed(key, packed, tags)
+        too_large = (
+            size + UNPACKED_OVERHEAD + len(url) > self.max_object_bytes
+        )  # as `put` would see it, but for headers
+        if too_large or internal in self._nodes or packed.discard_at <= self._clock.wall():
+            return self.put(key, unpack(packed, key.primary))
+        self.puts += 1
+        node = _Node(internal, packed, size, self._turn)
+        self._nodes[internal] = node
+        self._index(internal, url, tags)
+        self._enqueue(node)
+        self.bytes += size
         self._make_room(node)
         return True
 
@@ -370,6 +395,9 @@ class MemoryStore:
         """
         for looked in range(max_records):
             node = self._new
+            while node is not None and type(node.record) is PackedEntry:
+                node = node.newer
+            self._new = node
             if node is None or node.turn == self._turn:
                 return looked
             self._new = node.newer
@@ -423,14 +451,14 @@ class MemoryStore:
         else:
             self._oldest = node
         self._newest = node
-        if self._new is None:
+        if self._new is None and type(node.record) is not PackedEntry:
             self._new = node
 
     def _make_room(self, keep: _Node) -> None:
         while self.bytes > self.max_bytes:
-            hand = self._hand or self._oldest
+            hand = self._oldest if self._hand is None else self._hand
             assert hand is not None  # there are bytes, so there are records
-            if hand.visited or hand is keep:
+            if (hand.visited or hand is keep) and len(self._nodes) > 1:
                 hand.visited = False
                 self._hand = hand.newer
             else:
@@ -438,7 +466,8 @@ class MemoryStore:
                 self._remove(hand)  # moves the hand on
 
     def _remove(self, node: _Node) -> None:
-        node.alert()
+        if node.watchers is not None:
+            node.alert()
         del self._nodes[node.key]
         self._unindex(node.key, *self._address(node))
         older, newer = node.older, node.newer

@@ -251,7 +251,7 @@ class RedisStore(SecondTier):
         """The values to write; None: nothing, or more than may be written."""
 
         def work() -> list[bytes | None]:
-            values = [None if record is None else encode(record) for record in batch.values()]
+            values = [None if record is None else encode(record, key.primary) for key, record in batch.items()]
             return [value if value is not None and len(value) <= self._max_object_bytes else None for value in values]
 
         size = sum(getattr(record, "body", b"").__len__() for record in batch.values())

@@ -11,6 +11,7 @@ from proxy.metrics.registry import Registry
 from proxy.storage.base import CacheKey, Record
 from proxy.storage.breaker import Breaker, TierHealth
 from proxy.storage.codec import Look
+from proxy.storage.packed import PackedEntry
 from proxy.storage.stopping import stop
 from proxy.tasks import Tasks
 
@@ -21,7 +22,7 @@ class Later(Enum):
     LATER = "only `get` can tell"
 
 
-Batch: TypeAlias = Mapping[CacheKey, Record | None]
+Batch: TypeAlias = Mapping[CacheKey, Record | PackedEntry | None]
 """What is to stand under each key from now on; None: nothing."""
 
 

@@ -210,6 +210,11 @@ class Shape:
                 raise UndecodableError
             self._echoes.append((own.index(path), text))
 
+    @property
+    def is_stepped(self) -> bool:
+        """Whether the moments of `STEPPED` are all told by `fresh_until`."""
+        return len(self._steps) == len(STEPPED)
+
     def read_own(self, data: bytes, start: int = 0, end: int | None = None) -> Own:
         """Read the own bytes of an entry of this shape, which are `data[start:end]`.
 

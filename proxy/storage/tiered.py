@@ -17,11 +17,12 @@ import structlog
 from proxy.clock import Clock
 from proxy.metrics.registry import Registry
 from proxy.policy.invalidation import soften
-from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
+from proxy.storage.base import CacheKey, Entry, PurgeId, Record, VaryMarker
 from proxy.storage.breaker import TierHealth
 from proxy.storage.codec import Look
 from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
 from proxy.storage.memory import MemoryStore, Use, Watcher
+from proxy.storage.packed import PackedEntry, unpack
 from proxy.storage.second_tier import Later, SecondTier
 from proxy.storage.stopping import stop
 from proxy.storage.write_behind import WriteBehind
@@ -146,17 +147,20 @@ class TieredStore:
             if waiting is None:
                 return None
         if waiting is not None:
-            return self._judge(key, waiting.record) if waiting.record is not None else None
+            record = waiting.record
+            if isinstance(record, PackedEntry):
+                record = unpack(record, key.primary)
+            return self._judge(key, record) if record is not None else None
         if not self.log.ready:
             self.l2.counters.skipped.value += 1  # what was purged while this sidecar was away is not known yet
             return None
-        record = self.l2.get_at_once(key)
-        if isinstance(record, Later):
-            record = await self._ask(self.l2, key)
+        found = self.l2.get_at_once(key)
+        if isinstance(found, Later):
+            found = await self._ask(self.l2, key)
             newer = self.l1.peek(key)
             if newer is not None and newer.discard_at > self._clock.wall():  # put while L2 was asked
                 return Found(newer, "l1")
-        return None if record is None else self._judge(key, record)
+        return None if found is None else self._judge(key, found)
 
     def look_beyond(self, key: CacheKey) -> Look | Later | None:
         """What L2 has of an entry that L1 does not have, where nothing is to be said against it: no purge, no newer
@@ -257,6 +261,18 @@ class TieredStore:
         asyncio.get_running_loop().call_soon(self.l1.settle, SETTLED_BY_PUT)
         self._write(key, record)
 
+    def put_packed(self, key: CacheKey, packed: PackedEntry, purge_id: PurgeId) -> None:
+        """The same for an entry that is packed already.
+
+        Args:
+            purge_id: its own.
+        """
+        if purge_id < self.log.last_seen:  # what was purged since may be this
+            self.put(key, unpack(packed, key.primary))
+            return
+        self.l1.put_packed(key, packed)
+        self._write(key, packed)
+
     def delete(self, key: CacheKey) -> None:
         """Forget what is under `key`: in L1 now, in L2 soon; a `get` in between does not find it."""
         self.l1.delete(key)
@@ -273,7 +289,7 @@ class TieredStore:
             self._write(key, grown)
         return grown
 
-    def _write(self, key: CacheKey, record: Record | None) -> None:
+    def _write(self, key: CacheKey, record: Record | PackedEntry | None) -> None:
         if self._behind is not None:
             if key in self._reading:
                 self._overtaken.add(key)

@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 
 from proxy.storage.base import CacheKey, Entry, Record
+from proxy.storage.packed import PackedEntry
 from proxy.storage.second_tier import SecondTier
 from proxy.tasks import Tasks
 from proxy.values import value
@@ -19,7 +20,7 @@ RETRY_SECONDS: Final = 1.0
 class Waiting:
     """What is to stand in L2; None: nothing."""
 
-    record: Record | None
+    record: Record | PackedEntry | None
     size: int
 
 
@@ -54,7 +55,7 @@ class WriteBehind:
         """What L2 does not have yet for `key`; None: L2 is to be asked."""
         return self._waiting.get(key) or self._going.get(key)
 
-    def add(self, key: CacheKey, record: Record | None) -> None:
+    def add(self, key: CacheKey, record: Record | PackedEntry | None) -> None:
         """Have `record` written under `key`, in place of what waits for this key; None: have the key deleted."""
         old = self._waiting.pop(key, None)
         if old is not None:
@@ -149,10 +150,10 @@ class WriteBehind:
             self._bytes -= self._waiting.pop(oldest).size
 
 
-def _size(record: Record | None) -> int:
+def _size(record: Record | PackedEntry | None) -> int:
     """About the bytes that `record` keeps in memory while it waits."""
     if record is None:
         return 0
-    if isinstance(record, Entry):
+    if isinstance(record, Entry | PackedEntry):
         return 1000 + len(record.body) + sum(map(len, record.forms.values()))
     return 300

@@ -182,6 +182,11 @@ class Flight(Generic[T]):
         self.joinable = True
         self.landed = False
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits now."""
+        return bool(self._waiters)
+
     def land(self, result: T) -> None:
         """Give every waiter `result`, now and later."""
         assert not self.landed and self._error is None

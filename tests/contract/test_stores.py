@@ -12,6 +12,7 @@ from proxy.clock import Clock
 from proxy.http.message import make_headers
 from proxy.storage.base import CacheKey, Entry, Record, Store
 from proxy.storage.memory import MemoryStore
+from proxy.storage.packed import pack
 from proxy.storage.redis_client import RedisClient, connect, disconnect
 from proxy.storage.redis_url import parse_redis_url
 from tests.support.clock import FakeClock
@@ -52,6 +53,14 @@ async def test_what_was_put_is_found(store: Store) -> None:
     record = entry(body=b"\x00\xff" * 1000, tags=("a", "b"), forms={"br": b"small", "gzip": b"smaller"})
     await store.put(key(), record)
     assert same(await store.get(key()), record)
+
+
+@pytest.mark.parametrize("kind", L2_KINDS)
+async def test_a_packed_entry_is_found_as_it_was(made: Backends, kind: str) -> None:
+    tier = await made.second_tier(kind)
+    record = entry(body=b"\x00\xff" * 1000, tags=("a", "b"), forms={"br": b"small"})
+    assert await tier.write({key(): pack(record, key().primary)})
+    assert same(await tier.get(key()), record)
 
 
 async def test_a_marker_is_found(store: Store) -> None:

@@ -17,6 +17,7 @@ from proxy.storage.breaker import Breaker
 from proxy.storage.lmdb import LmdbStore
 from proxy.storage.memory import MemoryStore
 from proxy.storage.memory_log import MemoryLog
+from proxy.storage.packed import PackedEntry, unpack
 from proxy.storage.second_tier import Batch, SecondTier, TierFailedError
 from proxy.storage.tiered import TieredStore
 from proxy.tasks import Tasks
@@ -60,7 +61,7 @@ class DictTier(SecondTier):
             if record is None:
                 self._held.pop(key, None)
             else:
-                self._held[key] = record
+                self._held[key] = unpack(record, key.primary) if isinstance(record, PackedEntry) else record
         return True
 
 

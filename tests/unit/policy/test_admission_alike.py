@@ -1,5 +1,6 @@
 """A response that differs from one before it in its own values alone is admitted as if it had been read anew."""
 
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import strategies as st
 
 from proxy.http.dates import format_date
 from proxy.http.message import Headers, Request, Response, make_headers
-from proxy.policy.admission import admit, admit_alike, pattern_of
-from proxy.policy.model import PolicyOptions
+from proxy.policy.admission import Pattern, admit, admit_alike, pattern_of
+from proxy.policy.model import PolicyOptions, Stored
+from proxy.policy.recurring import LASTS_SECONDS, recurring
+from proxy.policy.reuse import discard_at
 from proxy.policy.storing import may_store
 
 NOW: Final = 1_700_000_000.25
@@ -73,10 +76,13 @@ def headers_of(fixed: list[tuple[str, str]], own: dict[str, str], present: list[
     ),
     delay=st.floats(0, 3),
     later=st.floats(0, 1_000),
+    sooner=st.floats(0, 30),
+    other_delay=st.floats(-1, 3),
 )
 def test_alike_responses_are_admitted_alike(
     status: int, caching: str, others: list[tuple[str, str]], present: list[str], first: dict[str, str],
     second: dict[str, str], target: str, other_target: str, options: PolicyOptions, delay: float, later: float,
+    sooner: float, other_delay: float,
 ) -> None:  # fmt: skip
     fixed = [("Cache-Control", caching), *others]
     known_request, request = Request("GET", target, host="h"), Request("GET", other_target, host="h")
@@ -105,6 +111,63 @@ def test_alike_responses_are_admitted_alike(
     )
     assert made == expected
     assert [*made.headers.items()] == [*expected.headers.items()]
+    if made.fresh_until > received:
+        check_that_it_recurs(pattern, made, own, received + sooner, other_delay)
+
+
+def check_that_it_recurs(
+    pattern: Pattern, first: Stored, own: list[tuple[str, str]], received: float, delay: float
+) -> None:
+    """The same head once more is admitted with the times that its recurrence tells, and alike in all else."""
+    same = recurring(pattern, first, own)
+    event("it recurs" if same is not None else "it does not recur")
+    if same is None:
+        return
+    again = admit_alike(
+        pattern,
+        own,
+        request_time=received - delay,
+        response_time=received,
+        body_length=first.body_length,
+        no_default_ttl=first.no_default_ttl,
+    )
+    moments = same.times(received - delay, received)
+    if moments is None:
+        assert again.fresh_until <= received
+        return
+    assert moments == (
+        discard_at(again),
+        again.request_time,
+        again.response_time,
+        again.initial_age,
+        again.fresh_until,
+    )
+    _, request_time, response_time, initial_age, fresh_until = moments
+    assert again == replace(
+        first,
+        request_time=request_time,
+        response_time=response_time,
+        initial_age=initial_age,
+        fresh_until=fresh_until,
+        stale_while_revalidate_until=fresh_until + pattern.said.while_revalidate,
+        stale_if_error_until=fresh_until + pattern.said.if_error,
+    )
+
+
+def test_what_was_read_from_a_head_holds_for_a_while() -> None:
+    lines = [("Date", format_date(NOW)), ("Cache-Control", "max-age=600")]
+    response = Response(200, make_headers(lines), b"x")
+    stored = admit(Request("GET", "/a", host="h"), response, request_time=NOW, response_time=NOW, body_length=1)
+    pattern = pattern_of(response, stored)
+    assert pattern is not None
+    same = recurring(pattern, stored, lines[:1])
+    assert same is not None
+    assert [same.lasts(NOW + seconds) for seconds in (-0.5, 0, LASTS_SECONDS - 1, LASTS_SECONDS)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from proxy.policy.model import Stored
 from proxy.storage import codec
 from proxy.storage.base import Entry, Record, VaryMarker
 from proxy.storage.codec import decode, encode, look
+from proxy.storage.packed import pack
 from proxy.storage.shape import Shape
 from proxy.storage.shapes import Shapes
 from tests.support.records import NOW, entries, entry, marker, records, same, stored
@@ -26,6 +27,13 @@ from tests.support.records import NOW, entries, entry, marker, records, same, st
 @settings(deadline=None)
 def test_a_record_comes_out_as_it_went_in(record: Record) -> None:
     assert same(decode(encode(record)), record)
+
+
+@given(entries)
+@settings(deadline=None)
+def test_a_packed_entry_is_written_as_the_entry_that_it_is(record: Entry) -> None:
+    for primary in (f"GET {record.url}", "GET http://example.test/"):
+        assert same(decode(encode(pack(record, primary), primary)), record)
 
 
 @given(records)

@@ -4,8 +4,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from proxy.http.message import make_headers
 from proxy.storage.base import CacheKey, Entry, Record
 from proxy.storage.memory import MemoryStore, weigh
+from proxy.storage.packed import PackedEntry, pack
 from tests.support.clock import FakeClock
 from tests.support.records import NOW, entry, key, marker, same
 
@@ -20,8 +22,8 @@ def weight(body: bytes = b"body") -> int:
     return weigh(key("/0"), entry("/0", body))
 
 
-def fill(store: MemoryStore, count: int) -> None:
-    for number in range(count):
+def fill(store: MemoryStore, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
         store.put(key(f"/{number}"), entry(f"/{number}"))
 
 
@@ -65,6 +67,42 @@ def test_what_was_just_put_is_not_what_makes_room() -> None:
     store.get(key("/1"))
     store.put(key("/0"), entry("/0", b"body" + b"x" * 10))
     assert kept(store) == [0]
+
+
+def test_what_is_put_packed_weighs_what_it_weighs_once_it_is_packed() -> None:
+    first, other = make(), make()
+    assert first.put(key(), entry(tags=("t",)))
+    first.next_turn()
+    assert first.settle(1) == 1
+    assert other.put_packed(key(), pack(entry(tags=("t",)), key().primary))
+    assert other.bytes == first.bytes < weigh(key(), entry(tags=("t",)))
+    assert same(other.get(key()), entry(tags=("t",)))
+    assert other.keys_of_tag("t") == other.keys_of_url("http://example.test/a") == [key()]
+
+
+def test_what_outgrows_the_whole_store_when_it_is_unpacked_is_given_once_and_kept_no_longer() -> None:
+    made = entry()
+    made = replace(made, stored=replace(made.stored, headers=make_headers([("X-Long", "x" * 3000)])))
+    store = make(2500)
+    assert store.put_packed(key(), pack_alike(made))
+    assert same(store.get(key()), made)
+    assert store.bytes == len(store) == 0
+
+
+def pack_alike(made: Entry) -> PackedEntry:
+    """`made`, packed as one of many that have its shape."""
+    return [pack(made, key().primary) for _ in range(10)][-1]
+
+
+def test_what_is_put_packed_is_no_work_for_settling() -> None:
+    store = make()
+    store.put_packed(key("/0"), pack(entry("/0"), key("/0").primary))
+    fill(store, 2, first=1)
+    store.put_packed(key("/3"), pack(entry("/3"), key("/3").primary))
+    fill(store, 1, first=4)
+    store.next_turn()
+    assert store.settle(9) == 3
+    assert store.settle(9) == 0
 
 
 def test_a_record_above_its_share_is_refused_and_takes_its_older_self_along() -> None:
@@ -243,6 +281,14 @@ class MemoryMachine(RuleBasedStateMachine):
         self.model[key(name, variant)] = record
         assert admitted == (life > 0 and weigh(key(name, variant), record) <= 6_000)
         assert (self.store.peek(key(name, variant)) is record) == admitted
+
+    @rule(name=NAMES, variant=VARIANTS, size=st.integers(0, 7000), life=st.integers(-1, 20), tags=TAGS)
+    def put_packed(self, name: str, variant: str, size: int, life: int, tags: tuple[str, ...]) -> None:
+        record = entry(name, b"x" * size, discard_at=self.clock.wall() + life, tags=tags)
+        admitted = self.store.put_packed(key(name, variant), pack(record, key(name).primary))
+        self.model[key(name, variant)] = record
+        assert admitted or life <= 0 or weigh(key(name, variant), record) > 6_000
+        assert (self.store.discard_at(key(name, variant)) is not None) == admitted
 
     @rule(name=NAMES)
     def put_marker(self, name: str) -> None:

@@ -10,6 +10,7 @@ from proxy.metrics.registry import Registry
 from proxy.storage.base import CacheKey, Entry, Record
 from proxy.storage.breaker import Breaker
 from proxy.storage.invalidation_log import PurgeScope
+from proxy.storage.packed import PackedEntry, pack, unpack
 from proxy.storage.second_tier import Batch, SecondTier, TierFailedError
 from proxy.storage.write_behind import MAX_WAITING_BYTES, MAX_WAITING_RECORDS
 from tests.support.clock import FakeClock
@@ -53,7 +54,7 @@ class ScriptedTier(SecondTier):
             if record is None:
                 self.held.pop(name, None)
             else:
-                self.held[name] = record
+                self.held[name] = unpack(record, name.primary) if isinstance(record, PackedEntry) else record
         return True
 
 
@@ -281,6 +282,42 @@ async def test_a_soft_purge_makes_stale_in_both_tiers(
     found = await store.get(key())
     assert found is not None
     assert found.record == marker()
+
+
+async def test_what_is_put_packed_is_found_everywhere_as_it_was(made: Backends, l2: ScriptedTier) -> None:
+    store = await made.tiered(l2, await made.memory_log())
+    record = entry(tags=("t",))
+    l2.open.clear()
+    store.put_packed(key(), pack(record, key().primary), record.purge_id)
+    assert same(store.get_local(key()), record)
+    store.l1.delete(key())
+    waiting = await store.get(key())
+    assert waiting is not None
+    assert same(waiting.record, record)
+    store.l1.delete(key())
+    l2.open.set()
+    await store.flush()
+    found = await store.get(key())
+    assert found is not None
+    assert found.tier == "l2"
+    assert same(found.record, record)
+
+
+async def test_a_purge_during_a_fetch_wins_over_what_is_put_packed(made: Backends, l2: ScriptedTier) -> None:
+    log = await made.memory_log()
+    store = await made.tiered(l2, log)
+    began = log.last_seen
+    await log.append(PurgeScope.URL, "http://example.test/a")
+    await log.append(PurgeScope.URL, "http://example.test/late", soft=True)
+    for name in ("/a", "/late", "/other"):
+        store.put_packed(key(name), pack(entry(name, purge_id=began), key(name).primary), began)
+    assert store.get_local(key()) is None
+    late = store.get_local(key("/late"))
+    assert isinstance(late, Entry)
+    assert late.stored.fresh_until <= NOW
+    assert same(store.get_local(key("/other")), entry("/other", purge_id=began))
+    await store.flush()
+    assert key() not in l2.held
 
 
 async def test_a_purge_during_a_fetch_wins(made: Backends, l2: ScriptedTier) -> None:
