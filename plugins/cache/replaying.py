@@ -16,7 +16,7 @@ from proxy.pipeline.replay import PASSED_OVER, SERVER_MADE, ReplayPart
 from proxy.policy.freshness import current_age
 from proxy.policy.reasons import Reason
 from proxy.storage.base import CacheKey, Entry, VaryMarker
-from proxy.storage.memory import Use
+from proxy.storage.node import Use
 from proxy.storage.tiered import TieredStore
 
 _UNSURE: Final = PASSED_OVER | SERVER_MADE

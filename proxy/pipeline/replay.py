@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
-from proxy.storage.memory import Use
+from proxy.storage.node import Use
 
 Subject = TypeVar("Subject")
 

@@ -10,125 +10,16 @@ unpacks it. No caller can tell: what somebody else holds a reference to, or watc
 object is given out as long as anybody has it to compare with.
 """
 
-import sys
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, Protocol, TypeAlias
 
 from proxy.clock import Clock
 from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
+from proxy.storage.node import Node, NodeKey, Use, Watcher, node_key, primary_of
 from proxy.storage.packed import PackedEntry, address, pack, unpack
 from proxy.storage.url_index import UrlIndex
-
-_Key: TypeAlias = str | tuple[str, str]
-
-# What a record costs beside its texts and bodies, fitted to the growth of a process: 100,000 entries of 1 KB with ten
-# header fields take 268 MB in use and 171 MB packed; these figures make that 281 and 173.
-ENTRY_OVERHEAD: Final = 380  # its place in the queue and in the dicts, and what the allocator rounds up
-UNPACKED_OVERHEAD: Final = 800  # the objects of an entry
-PACKED_OVERHEAD: Final = 120
-MARKER_OVERHEAD: Final = 600
-HEADER_OVERHEAD: Final = 30  # a place in a multidict, and the object of a value that is not shared
-TEXT_OVERHEAD: Final = 50  # an object of type str or bytes
-TAG_OVERHEAD: Final = 200  # a place in the tag's set
-
-
-def _internal(key: CacheKey) -> _Key:
-    # A str caches its hash and compares in C: a look-up by `CacheKey` itself takes 1.3 instead of 0.2 µs.
-    return (key.primary, key.variant) if key.variant else key.primary
-
-
-def _primary(key: _Key) -> str:
-    return key if isinstance(key, str) else key[0]
-
-
-def weigh(key: CacheKey, record: Record) -> int:
-    """The bytes of memory that keeping `record` under `key` takes, as near as can be known without asking for each."""
-    size = len(key.primary) + len(key.variant) + TEXT_OVERHEAD
-    if isinstance(record, VaryMarker):
-        return size + 2 * len(record.url) + MARKER_OVERHEAD + sum(len(name) + TEXT_OVERHEAD for name in record.names)
-    size += ENTRY_OVERHEAD + len(record.body) + TAG_OVERHEAD * len(record.tags) + _unpacked_bytes(record)
-    if record.forms:
-        size += 200 + sum(map(_form_bytes, record.forms.values()))
-    return size
-
-
-def _weigh_packed(key: CacheKey, packed: PackedEntry, tags: tuple[str, ...]) -> int:
-    """The same of an entry without derived forms that is packed."""
-    size = len(key.primary) + len(key.variant) + len(packed.body) + packed.extra_bytes + TAG_OVERHEAD * len(tags)
-    return size + TEXT_OVERHEAD + ENTRY_OVERHEAD + PACKED_OVERHEAD
-
-
-def _unpacked_bytes(entry: Entry) -> int:
-    """What is spared when it is packed."""
-    values = entry.stored.headers.values()
-    size = UNPACKED_OVERHEAD + len(entry.url) + HEADER_OVERHEAD * len(values) + sum(map(len, values))
-    return size + sum(map(len, entry.tags)) if entry.tags else size
-
-
-def _form_bytes(form: bytes) -> int:
-    return len(form) + 2 * TEXT_OVERHEAD
-
-
-class Watcher(Protocol):
-    """Something made of a record, which is worth nothing without it."""
-
-    def void(self) -> None:
-        """The record is gone, or is another now."""
-        ...
-
-
-class Use(Protocol):
-    """A watched record, for who uses it without asking the store."""
-
-    visited: bool  # to be set at each use: it keeps the record from eviction
-    hits: int  # how often it was used; to be added to
-
-
-class _Node:
-    """A record and its place in the queue.
-
-    Attributes:
-        turn: of the sweep, when it was put.
-        looked: how many hits it had when a sweep looked at it last.
-    """
-
-    __slots__ = ("hits", "key", "looked", "newer", "older", "record", "size", "turn", "visited", "watchers")
-
-    def __init__(self, key: _Key, record: Record | PackedEntry, size: int, turn: int) -> None:
-        self.key = key
-        self.record = record
-        self.size = size
-        self.turn = turn
-        self.looked = 0
-        self.visited = False
-        self.hits = 0
-        self.newer: _Node | None = None
-        self.older: _Node | None = None
-        self.watchers: list[weakref.ref[Watcher]] | None = None
-
-    def is_watched(self) -> bool:
-        """Whether anybody would be told of a change."""
-        return self.watchers is not None and any(one() is not None for one in self.watchers)
-
-    def alert(self) -> None:
-        """Tell who watches that the record is not what it was."""
-        if self.watchers is not None:
-            watchers, self.watchers = self.watchers, None
-            for reference in watchers:
-                watcher = reference()
-                if watcher is not None:
-                    watcher.void()
-
-
-def _references(node: _Node) -> int:
-    record = node.record
-    return sys.getrefcount(record)
-
-
-_HELD_BY_NOBODY: Final = _references(_Node("", VaryMarker((), 0, 0.0), 0, 0))
-"""`_references` to what only its node refers to: counted, for what a look itself adds depends on the interpreter."""
+from proxy.storage.weights import PACKED_OVERHEAD, UNPACKED_OVERHEAD, unpacked_bytes, weigh, weigh_packed
 
 
 class MemoryStore:
@@ -153,16 +44,16 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self.max_object_bytes = max_bytes if max_object_bytes is None else min(max_object_bytes, max_bytes)
         self._clock = clock
-        self._nodes: dict[_Key, _Node] = {}
-        self._newest: _Node | None = None
-        self._oldest: _Node | None = None
-        self._hand: _Node | None = None
-        self._sweep: _Node | None = None
-        self._new: _Node | None = None  # the oldest one that no sweep has looked at, and may be to be packed
+        self._nodes: dict[NodeKey, Node] = {}
+        self._newest: Node | None = None
+        self._oldest: Node | None = None
+        self._hand: Node | None = None
+        self._sweep: Node | None = None
+        self._new: Node | None = None  # the oldest one that no sweep has looked at, and may be to be packed
         self._turn = 0
-        self._urls: UrlIndex[_Key] = UrlIndex()
-        self._tags: dict[str, set[_Key]] = {}
-        self._variants: dict[str, set[_Key]] = {}
+        self._urls: UrlIndex[NodeKey] = UrlIndex()
+        self._tags: dict[str, set[NodeKey]] = {}
+        self._variants: dict[str, set[NodeKey]] = {}
         self.bytes = 0
         self.hits = 0
         self.misses = 0
@@ -193,12 +84,12 @@ class MemoryStore:
 
     def peek(self, key: CacheKey) -> Record | None:
         """What stands under `key`, expired or not, without counting as a use of it."""
-        node = self._nodes.get(_internal(key))
+        node = self._nodes.get(node_key(key))
         return None if node is None else self._record(node)
 
     def __contains__(self, key: CacheKey) -> bool:
         """Whether something stands under `key`, expired or not."""
-        return _internal(key) in self._nodes
+        return node_key(key) in self._nodes
 
     def admits(self, size: int) -> bool:
         """Whether a record of this weight would be kept."""
@@ -206,12 +97,12 @@ class MemoryStore:
 
     def discard_at(self, key: CacheKey) -> float | None:
         """When what stands under `key` is of no use any more, in wall seconds; None: nothing stands there."""
-        node = self._nodes.get(_internal(key))
+        node = self._nodes.get(node_key(key))
         return None if node is None else node.record.discard_at
 
     def uses(self, key: CacheKey) -> int:
         """How often what stands under `key` was asked for and found, since it came into memory; freshened or not."""
-        node = self._nodes.get(_internal(key))
+        node = self._nodes.get(node_key(key))
         return 0 if node is None else node.hits
 
     def watch(self, key: CacheKey, watcher: Watcher) -> Use | None:
@@ -220,7 +111,7 @@ class MemoryStore:
         Returns:
             The record's flag of use; None: nothing stands there.
         """
-        node = self._nodes.get(_internal(key))
+        node = self._nodes.get(node_key(key))
         if node is None:
             return None
         alive = [one for one in node.watchers or () if one() is not None]
@@ -234,7 +125,7 @@ class MemoryStore:
             Whether it was admitted. If not, what was there is gone all the same: it is no longer the newest.
         """
         size = weigh(key, record)
-        internal = _internal(key)
+        internal = node_key(key)
         node = self._nodes.get(internal)
         if size > self.max_object_bytes or record.discard_at <= self._clock.wall():
             self.refusals += 1
@@ -245,7 +136,7 @@ class MemoryStore:
         if node is not None:
             self._replace(node, record, size)
         else:
-            node = _Node(internal, record, size, self._turn)
+            node = Node(internal, record, size, self._turn)
             self._nodes[internal] = node
             self._index(internal, record.url, _tags_of(record))
             self._enqueue(node)
@@ -255,16 +146,16 @@ class MemoryStore:
 
     def put_packed(self, key: CacheKey, packed: PackedEntry) -> bool:
         """The same for an entry without derived forms that is packed already; it has the weight of a packed one."""
-        internal = _internal(key)
+        internal = node_key(key)
         url, tags = address(packed, key.primary)
-        size = _weigh_packed(key, packed, tags)
+        size = weigh_packed(key, packed, tags)
         too_large = (
             size + UNPACKED_OVERHEAD + len(url) > self.max_object_bytes
         )  # as `put` would see it, but for headers
         if too_large or internal in self._nodes or packed.discard_at <= self._clock.wall():
             return self.put(key, unpack(packed, key.primary))
         self.puts += 1
-        node = _Node(internal, packed, size, self._turn)
+        node = Node(internal, packed, size, self._turn)
         self._nodes[internal] = node
         self._index(internal, url, tags)
         self._enqueue(node)
@@ -274,7 +165,7 @@ class MemoryStore:
 
     def delete(self, key: CacheKey) -> bool:
         """Forget what is under `key`; whether there was anything."""
-        node = self._nodes.get(_internal(key))
+        node = self._nodes.get(node_key(key))
         if node is None:
             return False
         self._remove(node)
@@ -309,7 +200,7 @@ class MemoryStore:
         Returns:
             The entry that now stands in its place; None: it is another by now, or too large with this form.
         """
-        node = self._nodes.get(_internal(key))
+        node = self._nodes.get(node_key(key))
         if node is None or isinstance(node.record, VaryMarker) or node.record.body is not entry.body:
             return None
         current = self._record(node)
@@ -328,7 +219,7 @@ class MemoryStore:
 
     def keys_of_primary(self, primary: str) -> list[CacheKey]:
         """The keys of what is kept for the primary key `primary`: the resource and its variants."""
-        found: list[_Key] = [primary] if primary in self._nodes else []
+        found: list[NodeKey] = [primary] if primary in self._nodes else []
         return self._keys([*found, *self._variants.get(primary, ())])
 
     def keys_of_url(self, url: str) -> list[CacheKey]:
@@ -351,7 +242,7 @@ class MemoryStore:
         """Replace the entry under `key` by `change(entry)`, which must keep its URL, its tags, its bodies and its
         `discard_at`. With a packed entry that waits until it is looked at.
         """
-        node = self._nodes.get(_internal(key))
+        node = self._nodes.get(node_key(key))
         if node is None or isinstance(node.record, VaryMarker):
             return
         node.alert()
@@ -410,41 +301,41 @@ class MemoryStore:
 
     # Packing.
 
-    def _look(self, node: _Node) -> None:
+    def _look(self, node: Node) -> None:
         if node.hits != node.looked:
             node.looked = node.hits
-        elif type(node.record) is Entry and _references(node) == _HELD_BY_NOBODY and not node.is_watched():
+        elif type(node.record) is Entry and not node.is_held():
             entry = node.record
-            packed = pack(entry, _primary(node.key))
+            packed = pack(entry, primary_of(node.key))
             node.watchers = None
             node.record = packed
-            self._resize(node, node.size - _unpacked_bytes(entry) + PACKED_OVERHEAD + packed.extra_bytes)
+            self._resize(node, node.size - unpacked_bytes(entry) + PACKED_OVERHEAD + packed.extra_bytes)
 
-    def _record(self, node: _Node) -> Record:
+    def _record(self, node: Node) -> Record:
         record = node.record
         return self._unpack(node, record) if isinstance(record, PackedEntry) else record
 
-    def _unpack(self, node: _Node, packed: PackedEntry) -> Entry:
-        entry = node.record = unpack(packed, _primary(node.key))
-        self._resize(node, node.size + _unpacked_bytes(entry) - PACKED_OVERHEAD - packed.extra_bytes)
+    def _unpack(self, node: Node, packed: PackedEntry) -> Entry:
+        entry = node.record = unpack(packed, primary_of(node.key))
+        self._resize(node, node.size + unpacked_bytes(entry) - PACKED_OVERHEAD - packed.extra_bytes)
         self._make_room(node)
         return entry
 
     @staticmethod
-    def _address(node: _Node) -> tuple[str, tuple[str, ...]]:
+    def _address(node: Node) -> tuple[str, tuple[str, ...]]:
         """URL and tags, under which it is indexed."""
         record = node.record
         if isinstance(record, PackedEntry):
-            return address(record, _primary(node.key))
+            return address(record, primary_of(node.key))
         return record.url, _tags_of(record)
 
-    def _resize(self, node: _Node, size: int) -> None:
+    def _resize(self, node: Node, size: int) -> None:
         self.bytes += size - node.size
         node.size = size
 
     # The queue.
 
-    def _enqueue(self, node: _Node) -> None:
+    def _enqueue(self, node: Node) -> None:
         node.older = self._newest
         if self._newest is not None:
             self._newest.newer = node
@@ -454,7 +345,7 @@ class MemoryStore:
         if self._new is None and type(node.record) is not PackedEntry:
             self._new = node
 
-    def _make_room(self, keep: _Node) -> None:
+    def _make_room(self, keep: Node) -> None:
         while self.bytes > self.max_bytes:
             hand = self._oldest if self._hand is None else self._hand
             assert hand is not None  # there are bytes, so there are records
@@ -465,7 +356,7 @@ class MemoryStore:
                 self.evictions += 1
                 self._remove(hand)  # moves the hand on
 
-    def _remove(self, node: _Node) -> None:
+    def _remove(self, node: Node) -> None:
         if node.watchers is not None:
             node.alert()
         del self._nodes[node.key]
@@ -488,7 +379,7 @@ class MemoryStore:
         node.older = node.newer = None
         self.bytes -= node.size
 
-    def _replace(self, node: _Node, record: Record, size: int) -> None:
+    def _replace(self, node: Node, record: Record, size: int) -> None:
         node.alert()
         old, new = self._address(node), (record.url, _tags_of(record))
         node.record = record
@@ -499,14 +390,14 @@ class MemoryStore:
 
     # The indexes.
 
-    def _index(self, key: _Key, url: str, tags: tuple[str, ...]) -> None:
+    def _index(self, key: NodeKey, url: str, tags: tuple[str, ...]) -> None:
         self._urls.add(url, key)
         if isinstance(key, tuple):
             self._variants.setdefault(key[0], set()).add(key)
         for tag in tags:
             self._tags.setdefault(tag, set()).add(key)
 
-    def _unindex(self, key: _Key, url: str, tags: tuple[str, ...]) -> None:
+    def _unindex(self, key: NodeKey, url: str, tags: tuple[str, ...]) -> None:
         self._urls.discard(url, key)
         if isinstance(key, tuple):
             _discard(self._variants, key[0], key)
@@ -514,7 +405,7 @@ class MemoryStore:
             _discard(self._tags, tag, key)
 
     @staticmethod
-    def _keys(internals: Iterable[_Key]) -> list[CacheKey]:
+    def _keys(internals: Iterable[NodeKey]) -> list[CacheKey]:
         return [CacheKey(key) if isinstance(key, str) else CacheKey(*key) for key in internals]
 
 
@@ -522,7 +413,7 @@ def _tags_of(record: Record) -> tuple[str, ...]:
     return record.tags if isinstance(record, Entry) else ()
 
 
-def _discard(index: dict[str, set[_Key]], name: str, internal: _Key) -> None:
+def _discard(index: dict[str, set[NodeKey]], name: str, internal: NodeKey) -> None:
     members = index.get(name)
     if members is not None:
         members.discard(internal)

@@ -21,7 +21,8 @@ from proxy.storage.base import CacheKey, Entry, PurgeId, Record, VaryMarker
 from proxy.storage.breaker import TierHealth
 from proxy.storage.codec import Look
 from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
-from proxy.storage.memory import MemoryStore, Use, Watcher
+from proxy.storage.memory import MemoryStore
+from proxy.storage.node import Use, Watcher
 from proxy.storage.packed import PackedEntry, unpack
 from proxy.storage.second_tier import Later, SecondTier
 from proxy.storage.stopping import stop

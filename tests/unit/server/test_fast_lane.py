@@ -24,7 +24,7 @@ from proxy.server.fast_lane import (
 from proxy.server.heads import Caller, DirectCaller, ReadField, TrustedCaller, lines_of
 from proxy.server.kept_reply import JOINED_BODY_BYTES, REPLY_OVERHEAD, Wire
 from proxy.server.memory_file import MemoryFile
-from proxy.storage.memory import Use
+from proxy.storage.node import Use
 from tests.support.clock import FakeClock
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nAge: 0\r\nCache-Status: sidecache;hit;ttl=60\r\nContent-Length: %d\r\n\r\n"

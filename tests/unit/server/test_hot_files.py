@@ -15,7 +15,7 @@ from proxy.server.heads import DirectCaller
 from proxy.server.hot_files import LEAST_BYTES, LEAST_USES, MOST_FILES
 from proxy.server.kept_reply import JOINED_BODY_BYTES, Wire
 from proxy.server.memory_file import MemoryFile
-from proxy.storage.memory import Use
+from proxy.storage.node import Use
 from tests.support.clock import FakeClock
 from tests.support.memory_files import memory_files
 

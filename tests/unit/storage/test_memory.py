@@ -6,8 +6,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxy.http.message import make_headers
 from proxy.storage.base import CacheKey, Entry, Record
-from proxy.storage.memory import MemoryStore, weigh
+from proxy.storage.memory import MemoryStore
 from proxy.storage.packed import PackedEntry, pack
+from proxy.storage.weights import weigh
 from tests.support.clock import FakeClock
 from tests.support.records import NOW, entry, key, marker, same
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from proxy.http.message import make_headers
 from proxy.storage.base import Entry
-from proxy.storage.memory import MemoryStore, weigh
+from proxy.storage.memory import MemoryStore
 from proxy.storage.packed import PackedEntry, address, mould_of, pack, unpack, url_within
 from proxy.storage.shapes import Shapes
+from proxy.storage.weights import weigh
 from tests.support.clock import FakeClock
 from tests.support.records import NOW, entries, entry, key, marker, same, times
 
