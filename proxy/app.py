@@ -3,11 +3,12 @@
 Theory of operation. What lives as long as the process (tiers, log, listeners, admin port) is entered into one
 `AsyncExitStack` and left in reverse. What a reload may replace (the upstream pool and the pipeline) is a `Generation`:
 a reload builds the next one beside the running one, and swaps them only when it has started; the old one is retired
-when its last exchange is over. What a reload does not change goes on: the pool, and over the same pool each plugin
-whose settings are the same, with what it remembers.
+when its last exchange is over, and nothing is under way to its upstream. What a reload does not change goes on: the
+pool, and over the same pool each plugin whose settings are the same, with what it remembers.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -103,6 +104,7 @@ class Sidecar:
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._prepared: Generation | None = None
+        self._retiring: list[Generation] = []  # those whose pools have been replaced
         self._signals = 0
         self._draining = False
         self._listening = False
@@ -168,7 +170,7 @@ class Sidecar:
         transcript: Transcript | None = None,
     ) -> tuple[Exchange, Response]:
         """See `Application.handle`."""
-        pipeline = self._generation.pipeline
+        pipeline = self._of(transcript).pipeline
         exchange, response = await pipeline.handle(
             request,
             request_id=request_id,
@@ -178,6 +180,14 @@ class Sidecar:
         )
         exchange.pipeline = pipeline
         return exchange, response
+
+    def _of(self, transcript: Transcript | None) -> Generation:
+        """Who answers: who began, if the request is under way in a pool that has been replaced since."""
+        if transcript is not None and transcript.begun is not None:
+            for old in self._retiring:
+                if old.pool is transcript.line:
+                    return old
+        return self._generation
 
     async def open_tunnel(
         self, request: Request, *, protocol: str, request_id: str
@@ -317,7 +327,7 @@ class Sidecar:
 
     async def _drain(self, listener: Listener) -> None:
         self._draining = True
-        _log.info("draining", requests=self._generation.pipeline.in_flight)
+        _log.info("draining", requests=listener.in_flight)
         await listener.drain()
         _log.info("stopped")
 
@@ -391,6 +401,8 @@ class Sidecar:
         if self._listener is not None:
             self._listener.application_changed()
         self._logs.configure(fresh.config.values.log)
+        if old.pool is not fresh.pool:
+            self._retiring.append(old)
         self.tasks.spawn("retire", self._retire(old, fresh))
         return ReloadReport(
             changed=fresh.config.differences(old.config),
@@ -415,6 +427,14 @@ class Sidecar:
     async def _retire(self, old: Generation, fresh: Generation) -> None:
         """End what of `old` does not go on in `fresh`, once its exchanges are over."""
         grace_seconds = self._config.values.server.drain_timeout_seconds
-        await old.pipeline.retire(grace_seconds, keep=fresh.pipeline.plugins)
-        if old.pool is not fresh.pool:
-            await old.pool.close()
+        if old.pool is fresh.pool:
+            await old.pipeline.retire(grace_seconds, keep=fresh.pipeline.plugins)
+            return
+        until = self.clock.monotonic() + grace_seconds
+        # Its connections first: what is on them past the pipeline is no exchange of the pipeline, and may become one.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                await old.pool.retire()
+        self._retiring.remove(old)
+        await old.pipeline.retire(max(0.0, until - self.clock.monotonic()))
+        await old.pool.close()

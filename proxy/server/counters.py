@@ -11,13 +11,14 @@ class ServerCounters:
         ways: on which requests are answered, too.
 
     Attributes:
-        in_flight: requests being answered.
+        in_flight: requests being answered by the handler.
         open_tunnels: protocol switches that go on.
     """
 
-    __slots__ = ("_aborted", "_refused", "_tunnel_bytes", "_tunnels", "in_flight", "open_tunnels")
+    __slots__ = ("_aborted", "_refused", "_tunnel_bytes", "_tunnels", "_ways", "in_flight", "open_tunnels")
 
     def __init__(self, metrics: Registry, ways: Ways | None) -> None:
+        self._ways = ways
         self.in_flight = 0
         self.open_tunnels = 0
         self._refused = metrics.counter(
@@ -30,12 +31,12 @@ class ServerCounters:
         self._tunnel_bytes = metrics.counter(
             "sidecache_server_tunnel_bytes", "Bytes moved through tunnels that have ended", ("direction",)
         )
-
-        def in_flight() -> int:
-            return self.in_flight + (len(ways) if ways is not None else 0)
-
-        metrics.gauge("sidecache_server_requests_in_flight", "Requests being answered", in_flight)
+        metrics.gauge("sidecache_server_requests_in_flight", "Requests being answered", self.all_in_flight)
         metrics.gauge("sidecache_server_open_tunnels", "Tunnels that are open", lambda: self.open_tunnels)
+
+    def all_in_flight(self) -> int:
+        """Requests being answered, by the handler or past it."""
+        return self.in_flight + (len(self._ways) if self._ways is not None else 0)
 
     def refused(self, status: int) -> None:
         """A request did not get as far as the pipeline. `status` is one that this server itself sends."""

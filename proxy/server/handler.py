@@ -128,6 +128,11 @@ class Handler:
     def _abandoned(self, alike: Exchange, request_id: str, began: float) -> None:
         self._application.abandon(alike, request_id, began)
 
+    @property
+    def in_flight(self) -> int:
+        """Requests being answered."""
+        return self._counters.all_in_flight()
+
     async def wait_until_quiet(self) -> None:
         """Wait until no request is in flight."""
         await self._quiet.wait()

@@ -82,6 +82,11 @@ class Listener:
         lane, ways = self._handler.lane, self._handler.ways
         return None if lane is None or ways is None else {**lane.stats(), **ways.stats()}
 
+    @property
+    def in_flight(self) -> int:
+        """Requests being answered, in the pipeline or past it."""
+        return self._handler.in_flight
+
     def connection(self) -> Connection:
         """What serves a client that connects in another way than by the address."""
         return self._protocols()

@@ -99,6 +99,7 @@ class UpstreamPool:
         self._dialling = 0
         self._waiting: deque[asyncio.Future[UpstreamConnection | None]] = deque()
         self._closed = False
+        self._emptied: asyncio.Event | None = None  # once it retires
         self._background: list[asyncio.Task[None]] = []
         self._connects = metrics.histogram("sidecache_upstream_connect_seconds", "Time to open a connection").labels()
         self._requests = metrics.counter("sidecache_upstream_requests", "Requests sent to the upstream").labels()
@@ -121,11 +122,22 @@ class UpstreamPool:
             self._tasks.start("upstream idle", self._drop_idle()),
         ]
 
+    async def retire(self) -> None:
+        """Another pool takes its place: close what nobody uses, and what is in use when that is over. Returns when all
+        are closed.
+        """
+        self._stop_looking()
+        emptied = self._emptied = asyncio.Event()
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            self._drop(connection)
+        if self._open:
+            await emptied.wait()
+
     async def close(self) -> None:
         """Close every connection. Safe to call twice."""
         self._closed = True
-        for task in self._background:
-            task.cancel()
+        self._stop_looking()
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(_shutting_down())
@@ -134,6 +146,10 @@ class UpstreamPool:
             connection.abort()
         self._open.clear()
         self._idle.clear()
+
+    def _stop_looking(self) -> None:
+        for task in self._background:
+            task.cancel()
 
     def stats(self) -> dict[str, object]:
         """What the admin port shows."""
@@ -345,7 +361,7 @@ class UpstreamPool:
         """The connection on which this very request is under way; None: it is not, and has to be sent."""
         connection, transcript.begun = transcript.begun, None
         assert isinstance(connection, UpstreamConnection)
-        if connection not in self._open:  # it is another pool's, from before a reload
+        if connection not in self._open:  # it is another pool's, from before a reload, and too late
             connection.abort()
             return None
         if wire is None or not ask_alike(transcript.sent, wire):
@@ -489,7 +505,10 @@ class UpstreamPool:
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        self._idle.append(connection)
+        if self._emptied is None:
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
 
     def _drop(self, connection: UpstreamConnection) -> None:
         connection.abort()
@@ -500,6 +519,8 @@ class UpstreamPool:
         if connection in self._open:
             self._open.discard(connection)
             self._pass_on_room()
+            if self._emptied is not None and not self._open:
+                self._emptied.set()
 
     def _pass_on_room(self) -> None:
         """Let one who waits open a connection, as long as there is room."""

@@ -3,14 +3,15 @@
 import asyncio
 import signal
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
-from tests.support.passing import Call, Place, always, byte_origin, fresh, ok
+from tests.support.passing import ByteOrigin, Call, Place, Script, always, byte_origin, fresh, ok
 from tests.support.raw_client import RawClient, request
 from tests.support.sidecar import LANE_VARIABLE, SidecarProcess, eventually, sidecar, toml
 
@@ -185,6 +186,7 @@ async def test_a_sidecar_that_is_told_to_end_answers_what_is_under_way(tmp_path:
         await eventually(lambda: script.come == 1)
         running.signal(signal.SIGTERM)
         await eventually(lambda: bool(running.events("draining")))
+        assert running.events("draining")[0]["requests"] == 1
         script.go.set()
         response = await client.response()
         assert (response.body, response.field("Connection")) == (b"late", "close")
@@ -223,6 +225,108 @@ async def test_a_reload_leaves_what_is_under_way_be(tmp_path: Path, change: Mapp
         for _ in range(6):
             assert (await client.ask(request("/a"))).body == b"ok"
         assert await passed(running) > before
+
+
+@asynccontextmanager
+async def reloaded(
+    tmp_path: Path, script: Script, target: str, answer: bytes, **server: object
+) -> AsyncIterator[tuple[ByteOrigin, SidecarProcess, RawClient, Waiting]]:
+    """A request for `target` goes past the pipeline when a reload puts another pool into use; the origin waits."""
+    tables = {**TABLES, "server": server}
+    async with (
+        byte_origin(script) as app,
+        sidecar(app.url, tmp_path, tables, environment=ON) as running,
+        await RawClient.connect(running.address) as client,
+    ):
+        await until_passing(running, client)
+        for number in range(4):
+            await client.ask(request(f"/new/{number}"))
+        before = await passed(running)
+        waiting = app.script = Waiting(answer)
+        app.heads.clear()
+        await client.send(request(target))
+        await eventually(lambda: waiting.come == 1)
+        assert await passed(running) == before
+        changed = {**tables, "upstream": {"max_connections": 17}}
+        running.config.write_text(toml(changed, app.url, running.port, running.admin_port, tmp_path))
+        running.signal(signal.SIGHUP)
+        await eventually(lambda: bool(running.events("configuration reloaded")))
+        yield app, running, client, waiting
+
+
+KEPT = fresh(b"kept", "Cache-Control: max-age=1000000000")
+
+
+async def either(call: Call) -> None:
+    await call.send(KEPT if "/new" in call.target else ok())
+
+
+@pytest.mark.parametrize("patient", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize(
+    ("target", "answer"), [("/a", ok()), ("/a", ANOTHER), ("/new/9", KEPT)], ids=["known", "unknown", "stored"]
+)
+async def test_another_pool_does_not_ask_again_for_what_is_under_way(
+    tmp_path: Path, target: str, answer: bytes, patient: bool
+) -> None:
+    async with reloaded(tmp_path, either, target, answer) as (app, running, client, script):
+        if patient:
+            await asyncio.sleep(1.2)  # by then the pipeline has it
+        script.go.set()
+        assert (await client.response()).body == answer.partition(b"\r\n\r\n")[2]
+        assert [head.split(b" ")[1] for head in app.heads] == [target.encode()]
+        app.script = either
+        before = await passed(running)
+        for _ in range(6):
+            assert (await client.ask(request("/a"))).body == b"ok"
+        assert await passed(running) > before
+        await eventually(lambda: app.open <= 2)  # the old pool's connections are closed
+        assert not running.events("task failed")
+
+
+async def test_a_client_that_leaves_after_a_reload_ends_what_is_under_way(tmp_path: Path) -> None:
+    async with reloaded(tmp_path, either, "/a", ok()) as (app, running, client, _):
+        await client.close()
+        await eventually(lambda: app.busy == 0 or app.open == 1)
+        async with await RawClient.connect(running.address) as other:
+            app.script = either
+            assert (await other.ask(request("/a"))).body == b"ok"
+        assert len(app.heads) == 2
+
+
+async def test_a_sidecar_that_is_told_to_end_after_a_reload_answers_what_is_under_way(tmp_path: Path) -> None:
+    async with reloaded(tmp_path, either, "/a", ANOTHER) as (app, running, client, script):
+        running.signal(signal.SIGTERM)
+        await eventually(lambda: bool(running.events("draining")))
+        assert running.events("draining")[0]["requests"] == 1
+        script.go.set()
+        response = await client.response()
+        assert (response.body, response.field("Connection")) == (b"late", "close")
+        assert await running.wait() == 0
+        assert len(app.heads) == 1
+
+
+async def test_what_takes_longer_than_a_drain_may_is_asked_for_anew(tmp_path: Path) -> None:
+    async with reloaded(tmp_path, either, "/a", ok(b"late"), drain_timeout_seconds=0.1) as (app, _, client, script):
+        await eventually(lambda: script.come == 2)
+        script.go.set()
+        assert (await client.response()).body == b"late"
+        assert len(app.heads) == 2
+
+
+async def test_connections_of_another_pool_are_closed_where_nobody_uses_them(tmp_path: Path) -> None:
+    async with (
+        byte_origin(either) as app,
+        sidecar(app.url, tmp_path, TABLES) as running,
+        await RawClient.connect(running.address) as client,
+    ):
+        await client.ask(request("/a"))
+        before = app.connections
+        changed = {**TABLES, "upstream": {"keep_alive_seconds": 300}}
+        running.config.write_text(toml(changed, app.url, running.port, running.admin_port, tmp_path))
+        running.signal(signal.SIGHUP)
+        await eventually(lambda: app.connections == before + 1 and app.open == 1)
+        assert (await client.ask(request("/a"))).body == b"ok"
+        assert app.connections == before + 1
 
 
 async def test_workers_each_let_requests_pass(tmp_path: Path) -> None:
