@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from plugins.cache.fetch import Fetcher, FlightKey
+from plugins.cache.fetch import Fetcher
+from plugins.cache.landing import FlightKey
 from plugins.cache.settings import CacheSettings
 from plugins.cache.variants import variant_place, why_missing
 from proxy.http.cache_control import request_directives

@@ -6,23 +6,22 @@ as `Kept` if the response may be stored, and everybody who waits answers from it
 before the upstream request begins and travels with the entry: a purge in between voids it.
 """
 
-import asyncio
-from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 
 from typing_extensions import override
 
 from plugins.cache.asking import filling_request
-from plugins.cache.parts import answers, beside, is_whole_part
+from plugins.cache.landing import FlightKey, Kept, Landed, Passed, Place, Voyage
+from plugins.cache.parts import beside, is_whole_part
 from plugins.cache.recent import Recent
 from plugins.cache.settings import CacheSettings
 from plugins.cache.variants import is_crowded, variant_place
 from proxy.errors import ProxyError, UpstreamError
 from proxy.http.body import BodyStream, WrappedStream, close_body
 from proxy.http.message import Request, Response
-from proxy.pipeline.exchange import Exchange, Outcome, Tail
+from proxy.pipeline.exchange import Exchange, Outcome
 from proxy.pipeline.plugin import Services
 from proxy.policy import invalidation, reuse, storing, validation, vary
 from proxy.policy.freshness import lifetime
@@ -31,108 +30,10 @@ from proxy.policy.model import PolicyOptions, Stored
 from proxy.policy.reasons import Reason
 from proxy.storage.base import CacheKey, Entry, PurgeId, VaryMarker
 from proxy.storage.invalidation_log import PurgeScope
-from proxy.upstream.collapse import Flight, Flights, SharedBody, SharedReader
-from proxy.values import value
+from proxy.upstream.collapse import Flight, Flights, SharedBody
 
 ERROR_STATUSES: Final = frozenset({500, 502, 503, 504})
 """What stale-if-error calls an error (RFC 5861 §4)."""
-
-FlightKey: TypeAlias = Hashable
-
-
-@value
-class Place:
-    """Where the stored response for a request is, or would be.
-
-    Attributes:
-        key: of the variant if the resource is known to vary.
-        entry: what is stored there, if anything.
-        tier: `l1` or `l2`; empty without an entry.
-    """
-
-    key: CacheKey
-    marker: VaryMarker | None = None
-    entry: Entry | None = None
-    tier: str = ""
-
-
-@value
-class Kept:
-    """A response that is stored, or will be when its body is complete.
-
-    Attributes:
-        response: the head as it came, for the client that caused the flight.
-        stored: the head as others get it.
-        entry: set when the body is complete.
-        body: set while it arrives.
-        names, variant: what selects this variant; another variant's request may not have it.
-        confirmed: the origin answered 304 to our validators.
-        shared: it is for others, too. The confirmation that a request with credentials gets may be for it alone.
-        found: another sidecar fetched it: who waits is to look again, for it may not be what the request demands.
-    """
-
-    response: Response
-    stored: Stored
-    entry: Entry | None
-    body: SharedBody | None
-    names: tuple[str, ...]
-    variant: str
-    status: int
-    confirmed: bool = False
-    shared: bool = True
-    found: bool = False
-
-    def suits(self, request: Request) -> bool:
-        """Whether `request` selects this variant, and a part has all that it asks for."""
-        if self.found:
-            return False
-        if self.names and vary.variant_key(self.names, request.headers) != self.variant:
-            return False
-        return answers(request, self.stored)
-
-
-@value
-class Passed:
-    """A response for one client alone."""
-
-    response: Response
-    reason: Reason
-
-
-@value
-class Withdrawn:
-    """A flight that brings nothing after all: who waits is to look again."""
-
-
-Landed: TypeAlias = Kept | Passed | Withdrawn
-
-
-@dataclass(slots=True, eq=False)
-class Voyage:
-    """What a flight sets out with.
-
-    Attributes:
-        exchange: detached; its request is the one that goes upstream.
-        status: of the upstream's response; 0 before there is one.
-        reader: of a body that arrives, kept for the client that caused the flight: a body that outgrows what is kept
-            takes no readers later.
-        claimed: becomes True when the client that caused the flight takes a `Passed` response, False when it left.
-    """
-
-    exchange: Exchange
-    tail: Tail
-    place: Place
-    status: int = 0
-    reader: SharedReader | None = None
-    claimed: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def claim(self, taken: bool) -> None:
-        """The first word holds. No 1xx response goes to the client after it."""
-        if not self.claimed.done():
-            self.claimed.set_result(taken)
-            self.exchange.informational = None
-            if not taken and self.reader is not None:
-                self.reader.leave()
 
 
 class _CompletingStream(WrappedStream):

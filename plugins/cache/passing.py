@@ -13,7 +13,8 @@ from math import floor
 from typing import Final, final
 
 from plugins.cache.account import Account
-from plugins.cache.fetch import Fetcher, FlightKey, Kept, Landed, Place, Withdrawn
+from plugins.cache.fetch import Fetcher
+from plugins.cache.landing import FlightKey, Kept, Landed, Place, Withdrawn
 from proxy.clock import Clock
 from proxy.http.message import Request, Response
 from proxy.http.names import AUTHORIZATION

@@ -19,8 +19,9 @@ from plugins.cache.account import Account
 from plugins.cache.asking import CLIENT_CONDITIONS, FieldGuard
 from plugins.cache.content import read_content
 from plugins.cache.explain import Explainer
-from plugins.cache.fetch import ERROR_STATUSES, Fetcher, FlightKey, Kept, Landed, Passed, Place, Voyage, Withdrawn
+from plugins.cache.fetch import ERROR_STATUSES, Fetcher
 from plugins.cache.forms import EntryForms, FormMaker
+from plugins.cache.landing import FlightKey, Kept, Landed, Passed, Place, Voyage, Withdrawn
 from plugins.cache.parts import wanted_part
 from plugins.cache.passing import CachePassages, own_flight
 from plugins.cache.recalling import HitRecall, SecondSight, is_plain
