@@ -9,7 +9,6 @@ as any miss does, so others wait for it, and what it brings is admitted by the p
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from enum import Enum
-from math import floor
 from typing import Final, final
 
 from plugins.cache.account import Account
@@ -27,12 +26,11 @@ from proxy.policy.keys import KeyRules, key_for_target
 from proxy.policy.reasons import Reason
 from proxy.policy.recurring import Recurring, recurring
 from proxy.policy.reuse import discard_at
+from proxy.policy.status import StatusByTtl
 from proxy.storage.base import CacheKey, Entry, PurgeId
 from proxy.storage.packed import Mould, PackedEntry, mould_of, unpack, url_within
 from proxy.storage.tiered import TieredStore
 from proxy.upstream.collapse import Flight
-
-_TTL_ZERO: Final = ";ttl=0"
 
 
 class Way(Enum):
@@ -115,9 +113,7 @@ class Filled:
         self._cast: _Cast | None = None
         self.pattern = pattern
         self.entry = entry
-        self._status: list[str] | None = None
-        if show is not None:
-            self._status = show(report.with_ttl(0.0)).split(_TTL_ZERO, 1)
+        self._status = None if show is None else StatusByTtl(show(report.with_ttl(0.0)))
 
     def packed(
         self, own: OwnValues, target: str, url: str | int, body: bytes, *, purge_id: PurgeId, began: float, now: float
@@ -154,10 +150,7 @@ class Filled:
 
     def made(self, ttl: float) -> tuple[str, ...]:
         """See `Ticket.keep`."""
-        if self._status is None:
-            return ()
-        before, behind = self._status
-        return (f"{before};ttl={floor(ttl)}{behind}",)
+        return () if self._status is None else (self._status.at(ttl),)
 
 
 @final

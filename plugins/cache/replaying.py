@@ -5,7 +5,6 @@ in Cache-Status; or until the stored response, or the marker that led to it, is 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from math import floor
 from typing import Final
 
@@ -15,6 +14,7 @@ from proxy.pipeline.exchange import CacheReport, CacheResult
 from proxy.pipeline.replay import PASSED_OVER, SERVER_MADE, ReplayPart
 from proxy.policy.freshness import current_age
 from proxy.policy.reasons import Reason
+from proxy.policy.status import StatusByTtl
 from proxy.storage.base import CacheKey, Entry, VaryMarker
 from proxy.storage.node import Use
 from proxy.storage.tiered import TieredStore
@@ -25,8 +25,6 @@ HEEDED_FIELDS: Final = frozenset({
     "if-unmodified-since", "pragma", "range",
 })  # fmt: skip
 """The request fields that the cache looks at whatever its settings are."""
-
-_TTL_ZERO: Final = ";ttl=0"
 
 EARLY_REFRESHES: Final = 20.0
 """XFetch draws from an exponential distribution: so many times its mean before the end, two in 10^9 requests would
@@ -61,10 +59,8 @@ class HitTerms:
         self, entry: Entry, report: CacheReport, show: Callable[[CacheReport], str] | None, early: float
     ) -> None:
         self._entry = entry
-        # What stands before and behind the number. Made whole at each renewal, the field would take half of its time.
-        self._status: list[str] | None = None
-        if show is not None:
-            self._status = show(replace(report, ttl=0.0)).split(_TTL_ZERO, 1)
+        # Made whole at each renewal, the field would take half of its time.
+        self._status = None if show is None else StatusByTtl(show(report.with_ttl(0.0)))
         self._early = early
         self._is_void = False
         self.on_void: Callable[[], None] | None = None
@@ -104,8 +100,7 @@ class HitTerms:
         lasts = min(1.0 - age % 1.0, ttl - floor(ttl), ttl - self._early)  # 0 at a whole second: it changes behind it
         fields = [("Age", str(max(0, int(age))))]
         if self._status is not None:
-            before, behind = self._status
-            fields.append(("Cache-Status", f"{before};ttl={floor(ttl)}{behind}"))
+            fields.append(("Cache-Status", self._status.at(ttl)))
         return fields, now + lasts
 
 

@@ -1,6 +1,7 @@
 """Cache-Status (RFC 9211): what the cache did, for the client to read."""
 
-from typing import Final, Protocol
+from math import floor
+from typing import Final, Protocol, final
 
 from proxy.http.message import to_wire
 from proxy.policy.reasons import Reason
@@ -76,6 +77,25 @@ def cache_status(report: Report, *, key: bool = False, detail: bool = True) -> s
     if detail and report.reason is not None:
         text += f";detail={report.reason.token}"
     return text
+
+
+@final
+class StatusByTtl:
+    """What `cache_status` gives for reports that are alike but for their `ttl`: all else is written once.
+
+    Args:
+        at_zero: it, for a `ttl` of 0.
+    """
+
+    __slots__ = ("_before", "_behind")
+
+    def __init__(self, at_zero: str) -> None:
+        before, self._behind = at_zero.split(";ttl=0", 1)
+        self._before = before + ";ttl="
+
+    def at(self, ttl: float) -> str:
+        """It, for so many seconds, of any lifetime that a field can say."""
+        return f"{self._before}{floor(ttl)}{self._behind}"
 
 
 def _sf_string(text: str) -> str:

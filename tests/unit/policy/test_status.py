@@ -1,6 +1,6 @@
 """Cache-Status (RFC 9211)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import http_sf
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.policy.reasons import Reason
-from proxy.policy.status import Report, cache_status
+from proxy.policy.status import Report, StatusByTtl, cache_status
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,23 @@ def test_key_and_detail_can_be_told_or_kept_back() -> None:
     assert cache_status(report, detail=False) == "sidecache;hit"
     assert cache_status(report, key=True, detail=False) == ('sidecache;hit;key="GET https://h/\\"a\\"?b=\\\\%C3%A9%0A"')
     assert cache_status(Handled(), key=True) == "sidecache;hit"
+
+
+@given(
+    st.sampled_from(
+        [
+            Handled(Reason.FRESH),
+            Handled(),
+            Handled(Reason.NOTHING_STORED, "uri-miss", 200, stored=True),
+            Handled(Reason.NOTHING_STORED, "uri-miss", stored=True, collapsed=True),
+            Handled(Reason.FRESH, key="GET http://h/;ttl=0?ttl=0"),
+        ]
+    ),
+    st.floats(-(10**12), 10**12),
+)
+def test_written_once_but_for_its_ttl_it_is_the_same(report: Handled, ttl: float) -> None:
+    status = StatusByTtl(cache_status(replace(report, ttl=0.0), key=True))
+    assert status.at(ttl) == cache_status(replace(report, ttl=ttl), key=True)
 
 
 @given(
