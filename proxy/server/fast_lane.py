@@ -12,18 +12,16 @@ that asks a thousand things once must not push out what others ask for), at seco
 dropped when its stored response is removed or replaced, when its freshness ends, or for want of room.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from proxy.clock import Clock
 from proxy.pipeline.replay import MOST_NOTES, PASSED_OVER, Journal, ReplayPart, ReplayTerms, Tally
-from proxy.server.heads import Caller, lines_of, stands_alone
+from proxy.server.heads import MAX_FIELDS_LEFT_OUT, Caller, Scissors, Tail, stands_alone
 from proxy.server.hot_files import HotFiles
 from proxy.server.kept_reply import KeptReply, Ledger, Wire, cut_head
 
 MAX_HEAD_BYTES: Final = 8_192
-MAX_FIELDS_LEFT_OUT: Final = 16
 REMEMBERED_HEADS: Final = 16_384
 """Of how many heads it is known that they were seen once. Then one forgets the older half."""
 
@@ -34,12 +32,6 @@ MOST_KEYS: Final = 64
 """Of one reply: a client that sends ever new heads, each twice, must not fill the lane with keys of one answer."""
 
 _EMPTY_LINE: Final = b"\r\n\r\n"
-_ONCE_ONLY: Final = b"\r\nuser-agent:"  # the one field of PASSED_OVER that aiohttp's parser refuses to see twice
-
-
-def is_one_agent(head: bytes, left_out: int) -> bool:
-    """Whether the parser accepts the lines of `head` that nobody heeds, `left_out` of them, together."""
-    return left_out <= 1 or head.lower().count(_ONCE_ONLY) <= 1
 
 
 class FastLane:
@@ -55,8 +47,8 @@ class FastLane:
     """
 
     __slots__ = (
-        "_canonical", "_cut", "_hot_files", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic",
-        "_older", "_others", "_replies", "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
+        "_hot_files", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older", "_others",
+        "_replies", "_scissors", "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, *, max_bytes: int, max_fields: int, max_field_bytes: int) -> None:
@@ -77,8 +69,7 @@ class FastLane:
         # Hashes: a head takes up to 8 KB, and one that is taken for another is only kept a little early.
         self._seen: set[int] = set()
         self._older: set[int] = set()
-        self._canonical: re.Pattern[bytes] | None = None
-        self._cut = b"", b"", 0  # the last head that was cut, what was left of it, and how many lines were not
+        self._scissors = Scissors(())
         self.bytes = 0
         self.hits = 0
         self.on_unsettled: Callable[[], None] | None = None
@@ -99,9 +90,7 @@ class FastLane:
         self._others.clear()
         self._seen.clear()
         self._older.clear()
-        passed_over = sorted(PASSED_OVER - heeded) if heeded is not None else []
-        self._canonical = lines_of(passed_over) if passed_over else None
-        self._cut = b"", b"", 0
+        self._scissors = Scissors(sorted(PASSED_OVER - heeded) if heeded is not None else ())
 
     def answer(self, head: bytes, caller: Caller) -> Wire | None:
         """The response to a request with this head, or None: the pipeline answers.
@@ -187,14 +176,9 @@ class FastLane:
 
     def _equivalent(self, head: bytes, caller: Caller, replies: dict[bytes, KeptReply]) -> KeptReply | None:
         """The reply kept under what is left of `head` without the lines that nobody heeds."""
-        if self._canonical is None:
-            return replies.get(head)
-        rest, left_out = self._canonical.subn(b"", head)
-        self._cut = head, rest, left_out
-        if left_out > MAX_FIELDS_LEFT_OUT:
-            return None
-        reply = replies.get(rest)
-        if reply is None or not is_one_agent(head, left_out):
+        front, tail = self._scissors.cut(head)
+        reply = replies.get(front + tail.heeded if tail.left_out else head)
+        if reply is None or not tail.sound:
             return None
         if caller.head != head:
             caller.exact_misses += 1
@@ -206,22 +190,16 @@ class FastLane:
             self._make_room(reply)
         return reply
 
-    def heeded(self, head: bytes) -> tuple[bytes, int] | None:
-        """What is left of `head` without the lines that nobody heeds, and how many these are; None: it is no head that
-        anything is known about.
-        """
+    def cut(self, head: bytes) -> tuple[bytes, Tail] | None:
+        """See `Scissors.cut`; None: it is no head that anything is known about."""
         if len(head) > self._max_head_bytes:
             return None
-        whole, rest, left_out = self._cut
-        if whole is not head:
-            rest, left_out = head, 0
-            if self._canonical is not None:
-                rest, left_out = self._canonical.subn(b"", head)
-        return (rest, left_out) if left_out <= MAX_FIELDS_LEFT_OUT and is_one_agent(head, left_out) else None
+        front, tail = self._scissors.cut(head)
+        return (front, tail) if tail.sound else None
 
     def unheeded(self, head: bytes) -> list[bytes]:
         """The lines of `head` that nobody heeds, each with the line end before it."""
-        return self._canonical.findall(head) if self._canonical is not None else []
+        return self._scissors.cut_out(head)
 
     def wants(self, head: bytes) -> bytes:
         """The key under which the answer to this head is to be kept; empty: it is not.
@@ -247,11 +225,10 @@ class FastLane:
             return b""
         if not head.startswith((b"GET ", b"HEAD ")) or not stands_alone(head):
             return b""
-        if self._canonical is not None:
-            whole, rest, left_out = self._cut
-            head, left_out = (rest, left_out) if whole is head else self._canonical.subn(b"", head)
-            if left_out > MAX_FIELDS_LEFT_OUT:
-                return b""
+        front, tail = self._scissors.cut(head)
+        if tail.left_out > MAX_FIELDS_LEFT_OUT:
+            return b""
+        head = front + tail.heeded
         return head if head.count(b"\r\n") + MAX_FIELDS_LEFT_OUT <= self._max_fields else b""
 
     def keep(

@@ -13,28 +13,31 @@ class Outline:
     """Of a GET.
 
     Args:
-        head: without the lines that nobody heeds.
-        target, rest: what `head` is made of, behind the method.
-        has_more: whether the request had lines that nobody heeds.
+        target, rest: what its head is made of, behind the method, without the lines that nobody heeds.
+        has_more: whether the request had such lines.
     """
 
-    __slots__ = ("has_more", "head", "rest", "target")
+    __slots__ = ("has_more", "rest", "target")
 
-    def __init__(self, head: bytes, target: str, rest: bytes, *, has_more: bool) -> None:
-        self.head = head
+    def __init__(self, target: str, rest: bytes, has_more: bool) -> None:
         self.target = target
         self.rest = rest
         self.has_more = has_more
 
+    @property
+    def head(self) -> bytes:
+        """The head without the lines that nobody heeds."""
+        return _METHOD + self.target.encode("ascii") + self.rest
 
-def outline_of(head: bytes, *, has_more: bool) -> Outline | None:
+
+def outline_of(front: bytes, rest: bytes, has_more: bool) -> Outline | None:
     """The outline of a request; None: it is for the pipeline alone.
 
     Args:
-        head: without the lines that nobody heeds.
+        front, rest: its head without the lines that nobody heeds, see `parted`.
+        has_more: see `Outline`.
     """
-    end = head.find(b" ", len(_METHOD))
-    target = head[len(_METHOD) : end]
-    if not head.startswith(_METHOD) or not _TARGET.fullmatch(target):
+    target = front[len(_METHOD) :]
+    if not front.startswith(_METHOD) or not rest.startswith(b" ") or not _TARGET.fullmatch(target):
         return None
-    return Outline(head, target.decode("ascii"), head[end:], has_more=has_more)
+    return Outline(target.decode("ascii"), rest, has_more)

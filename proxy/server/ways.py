@@ -9,7 +9,7 @@ from proxy.pipeline.passage import PassagePart
 from proxy.server.application import Application
 from proxy.server.fast_lane import FastLane
 from proxy.server.forwarding import Forwarding
-from proxy.server.heads import Caller
+from proxy.server.heads import Caller, parted
 from proxy.server.outline import Outline, outline_of
 from proxy.server.passages import Passages
 from proxy.server.recalls import Recalls
@@ -68,8 +68,8 @@ class Ways:
         """
         newest, outline = self._newest
         if head != newest:
-            heeded = self._lane.heeded(head)
-            outline = None if heeded is None else outline_of(heeded[0], has_more=bool(heeded[1]))
+            cut = self._lane.cut(head)
+            outline = None if cut is None else outline_of(cut[0], cut[1].heeded, cut[1].left_out > 0)
             self._newest = head, outline
         if outline is None:
             return None
@@ -83,7 +83,7 @@ class Ways:
             head: what arrived, at a message boundary, and was not answered here.
         """
         heeded = self._lane.learnable(head)
-        outline = outline_of(heeded, has_more=True) if heeded else None
+        outline = outline_of(*parted(heeded), True) if heeded else None
         if outline is None:
             return b""
         digest = hash(outline.rest)
@@ -105,7 +105,7 @@ class Ways:
             parts: of the plugins.
             head, body: as the client got them.
         """
-        outline = outline_of(key, has_more=True)
+        outline = outline_of(*parted(key), True)
         if outline is None or outline.target != exchange.request.target:
             return
         if exchange.passage is not None:

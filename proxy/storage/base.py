@@ -30,10 +30,7 @@ class CacheKey(NamedTuple):
 
     def digest(self) -> bytes:
         """16 bytes that stand for the key in stores with limited key sizes."""
-        return blake2b(
-            self.primary.encode("utf-8", "surrogateescape") + b"\0" + self.variant.encode("utf-8", "surrogateescape"),
-            digest_size=16,
-        ).digest()
+        return blake2b("\0".join(self).encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 @value_by_identity

@@ -55,6 +55,9 @@ class LmdbLog(SharedLog):
         self._max_purges = max_purges
         self._read = False
         self._read_to: PurgeId = 0
+        self._read_at: tuple[LmdbFile, int] | None = None
+        """The file, and its last transaction, as of which it was read to its end: without another there is no news. To
+        ask for that takes a third of a look for the last purge, and that is made for each read of L2."""
         self._follower: asyncio.Task[None] | None = None
 
     @property
@@ -83,18 +86,26 @@ class LmdbLog(SharedLog):
         if file is None:
             return
         try:
-            with file.env.begin(db=file.purges) as txn, txn.cursor() as cursor:
-                if not cursor.last() or _ID.unpack(cursor.key())[0] <= self._read_to:
-                    self._read = True
+            with file.env.begin(db=file.purges) as txn:
+                state = file, txn.id()
+                if state == self._read_at:
                     return
-                floor = _ID.unpack(txn.get(_FLOOR_KEY, _ID.pack(0), db=file.meta))[0]
-                cursor.set_range(_ID.pack(self._read_to + 1))
-                news = list(cursor)
+                floor, news = self._news(file, txn)
         except lmdb.Error as error:
             _log.error("the invalidation log cannot be read", error=str(error))
             return
         self._take(floor, news)
         self._read = True
+        self._read_at = state
+
+    def _news(self, file: LmdbFile, txn: "lmdb.Transaction[bytes]") -> tuple[PurgeId, list[tuple[bytes, bytes]]]:
+        """The floor, and the purges that were not read yet."""
+        with txn.cursor() as cursor:
+            if not cursor.last() or _ID.unpack(cursor.key())[0] <= self._read_to:
+                return 0, []
+            floor: PurgeId = _ID.unpack(txn.get(_FLOOR_KEY, _ID.pack(0), db=file.meta))[0]
+            cursor.set_range(_ID.pack(self._read_to + 1))
+            return floor, list(cursor)
 
     def _take(self, floor: PurgeId, news: list[tuple[bytes, bytes]]) -> None:
         if self._read_to < floor:

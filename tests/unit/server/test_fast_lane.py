@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from proxy.pipeline.replay import MOST_NOTES, PASSED_OVER, Arrival, Journal, Note, ReplayPart
 from proxy.server.fast_lane import (
     EXACT_TRIES,
-    MAX_FIELDS_LEFT_OUT,
     MAX_HEAD_BYTES,
     MOST_KEYS,
     REMEMBERED_HEADS,
     FastLane,
 )
-from proxy.server.heads import Caller, DirectCaller, ReadField, TrustedCaller, lines_of
+from proxy.server.heads import MAX_FIELDS_LEFT_OUT, Caller, DirectCaller, ReadField, TrustedCaller, lines_of
 from proxy.server.kept_reply import JOINED_BODY_BYTES, REPLY_OVERHEAD, Wire
 from proxy.server.memory_file import MemoryFile
 from proxy.storage.node import Use

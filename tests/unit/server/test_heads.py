@@ -1,0 +1,50 @@
+"""Heads without parsing them: what is cut out of them."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.server.heads import MAX_FIELDS_LEFT_OUT, Scissors, lines_of, parted
+
+NAMES = ("cookie", "user-agent")
+_PIECES = (
+    b"GET /", b" HTTP/1.1", b" HTTP/1.0", b"\r\n", b"\r", b"\n", b" ", b"\t", b":", b"Cookie: a=1", b"User-Agent: x",
+    b"\r\nUser-Agent: y", b"\r\ncookie:", b"Host: h", b"\x00", b"\xff", b"\r\n\r\n", b"a",
+)  # fmt: skip
+heads = st.lists(st.sampled_from(_PIECES), max_size=24).map(b"".join)
+
+
+@given(st.lists(heads, min_size=1, max_size=6))
+def test_what_is_left_of_a_head_is_what_its_lines_make_whatever_came_before(given_heads: list[bytes]) -> None:
+    scissors = Scissors(NAMES)
+    for head in [*given_heads, *given_heads]:
+        front, tail = scissors.cut(head)
+        assert front + tail.whole == head
+        left, left_out = lines_of(NAMES).subn(b"", head)
+        # In what no parser accepts, where the first line is shorter than a version, less may be cut out.
+        if head.find(b"\r\n") >= len(b" HTTP/1.1"):
+            assert (front + tail.heeded, tail.left_out) == (left, left_out)
+        else:
+            assert tail.left_out <= left_out
+        if left_out > 1 and tail.left_out == left_out:
+            assert tail.sound == (head.lower().count(b"\r\nuser-agent:") <= 1)
+
+
+def test_a_head_is_parted_before_its_version() -> None:
+    assert parted(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n") == (b"GET /a", b" HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert parted(b"\r\nGET / HTTP/1.1\r\n\r\n") == (b"", b"\r\nGET / HTTP/1.1\r\n\r\n")
+    assert parted(b"GET / HTTP/1.1") == (b"", b"GET / HTTP/1.1")
+
+
+def test_two_agents_and_more_lines_than_may_be_left_out_are_not_sound() -> None:
+    scissors = Scissors(NAMES)
+    start, end = b"GET / HTTP/1.1", b"\r\nHost: h\r\n\r\n"
+    assert scissors.cut(start + b"\r\nUser-Agent: a" + end)[1].sound
+    assert not scissors.cut(start + b"\r\nUser-Agent: a" * 2 + end)[1].sound
+    assert scissors.cut(start + b"\r\nCookie: a" * MAX_FIELDS_LEFT_OUT + end)[1].sound
+    assert not scissors.cut(start + b"\r\nCookie: a" * (MAX_FIELDS_LEFT_OUT + 1) + end)[1].sound
+
+
+def test_without_names_nothing_is_cut_out() -> None:
+    head = b"GET / HTTP/1.1\r\nCookie: a\r\n\r\n"
+    front, tail = Scissors(()).cut(head)
+    assert (front + tail.heeded, tail.left_out, Scissors(()).cut_out(head)) == (head, 0, [])
