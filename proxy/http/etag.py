@@ -1,8 +1,8 @@
 """Entity tags (RFC 9110 §8.8.3) and lists of them."""
 
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar, Final
 
 from typing_extensions import override
 
@@ -19,12 +19,15 @@ _MEMBER: Final = re.compile(r"[ \t]*(?:" + _TAG + r")?[ \t]*(,|\Z)")
 class EntityTag:
     """An entity tag (RFC 9110 §8.8.3). `opaque` is without the quotes."""
 
+    WRITTEN: ClassVar[Mapping[bool, Callable[[str], str]]] = {True: 'W/"{}"'.format, False: '"{}"'.format}
+    """How a tag is written that is weak, or is not, by what is opaque of it."""
+
     opaque: str
     weak: bool = False
 
     @override
     def __str__(self) -> str:
-        return f'W/"{self.opaque}"' if self.weak else f'"{self.opaque}"'
+        return self.WRITTEN[self.weak](self.opaque)
 
     def matches_strongly(self, other: "EntityTag") -> bool:
         """Strong comparison: the same octets (RFC 9110 §8.8.3.2)."""

@@ -116,15 +116,14 @@ def look(data: bytes | memoryview) -> Look | None:
         small = bytes(view[:url])
         shape = SHAPES.find(small[_START:first])
         own = shape.read_own(small, first, own_end)
-        row, values = own
         return Look(
             shape,
-            values,
-            row[FRESH_UNTIL],
-            row[REQUEST_TIME],
-            row[RESPONSE_TIME],
-            row[INITIAL_AGE],
-            row[DISCARD_AT],
+            shape.own_values(own),
+            own[FRESH_UNTIL],
+            own[REQUEST_TIME],
+            own[RESPONSE_TIME],
+            own[INITIAL_AGE],
+            own[DISCARD_AT],
             shape.purge_id(own),
             str(small[own_end:], "utf-8", "surrogatepass"),
             shape.tags(own),

@@ -103,9 +103,8 @@ _MEMBERS: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 
 
-Own: TypeAlias = tuple[tuple[Any, ...], list[str]]
-"""What an entry's own bytes say: a row of flags, numbers, the array and the entity tag; and the values of the header
-fields that are its own, as `Shape.own_names` names them."""
+Own: TypeAlias = tuple[Any, ...]
+"""What an entry's own bytes say: flags, numbers, and what the array has."""
 
 
 class _Fields(NamedTuple):
@@ -146,7 +145,7 @@ class Shape:
     Attributes:
         data: the same.
         names, values: of all header fields, in their order; a value is None where it is each entry's own.
-        own_names, own_places: which fields those are, in the order of `Own.values`.
+        own_names, own_places: which fields those are, in the order of `own_values`.
         tagged: whether entries of this shape have tags.
         uses: how many entries were found to have this shape.
 
@@ -155,8 +154,8 @@ class Shape:
     """
 
     __slots__ = (
-        "_constants", "_echoes", "_kinds", "_numbers", "_opaque", "_pick_entry", "_pick_stored",
-        "_prototype", "_purge_id", "_ranged", "_steps", "_weak", "data", "names", "own_names", "own_places", "tagged",
+        "_constants", "_echoes", "_kinds", "_numbers", "_own_strings", "_pick_entry", "_pick_stored",
+        "_prototype", "_purge_id", "_ranged", "_steps", "_strings", "_weak", "data", "names", "own_names", "own_places", "tagged",
         "uses", "values",
     )  # fmt: skip
 
@@ -171,7 +170,7 @@ class Shape:
         self.names, self.values = fields.names, fields.values
         self.own_places = fields.own + fields.echoes
         self.own_names = tuple(fields.names[place] for place in self.own_places)
-        self._opaque = len(INTEGERS) + len(fields.own)
+        self._own_strings = len(fields.own)
         self._prototype = fields.prototype
         self._weak: bool | None = read["weak"]
         self.tagged: bool = read["tagged"]
@@ -194,11 +193,12 @@ class Shape:
         numbers = [path for path in (*NUMBERS, *OPTIONAL, *STEPPED) if path not in {*stepped, *none}]
         self._numbers = struct.Struct(f"<B{len(numbers)}d")
         self._purge_id = 1 + len(numbers)
+        self._strings = slice(self._purge_id + len(INTEGERS), self._purge_id + len(INTEGERS) + self._own_strings)
         self._steps = tuple(step for step in steps if step is not None)
-        strings, lists = self._opaque - len(INTEGERS) + (self._weak is not None), self.tagged + self._ranged
+        strings, lists = self._own_strings + (self._weak is not None), self.tagged + self._ranged
         self._kinds = [int] * len(INTEGERS) + [str] * strings + [list] * lists
-        own = ["flags", *numbers, *INTEGERS, *(f"array {place}" for place in range(strings + lists)), _ETAG]
-        row = [*own, *stepped, _HEADERS, _TAGS, _RANGE, *constants, *none]
+        own = ["flags", *numbers, *INTEGERS, *(f"array {place}" for place in range(strings + lists))]
+        row = [*own, _ETAG, *stepped, _HEADERS, _TAGS, _RANGE, *constants, *none]
         place = {path: place for place, path in enumerate([*row, *_BESIDE])}
         self._constants = (*constants.values(), *(None for _ in none))
         self._pick_stored = itemgetter(*[place[path] for path in _OF_STORED])
@@ -206,9 +206,12 @@ class Shape:
         self._echoes: list[tuple[int, Callable[[Any], str]]] = []
         for name in echoes:
             path, text = ECHOES.get(name.lower(), ("", str))
-            if path not in own or (path == _ETAG and self._weak is None):
+            if path == _ETAG and self._weak is not None:
+                self._echoes.append((self._strings.stop, EntityTag.WRITTEN[self._weak]))
+            elif path in own:
+                self._echoes.append((own.index(path), text))
+            else:
                 raise UndecodableError
-            self._echoes.append((own.index(path), text))
 
     @property
     def is_stepped(self) -> bool:
@@ -228,9 +231,14 @@ class Shape:
         # Lists are looked into when they are needed.
         if type(array) is not list or [*map(type, array)] != self._kinds or flags > PLAIN_JSON:
             raise UndecodableError
-        weak = self._weak
-        row = (*numbers, *array, None if weak is None else EntityTag(array[self._opaque], weak))
-        return row, [*array[len(INTEGERS) : self._opaque], *[text(row[place]) for place, text in self._echoes]]
+        return (*numbers, *array)
+
+    def own_values(self, own: Own) -> list[str]:
+        """The values of the header fields that are the entry's own, as `own_names` names them."""
+        values: list[str] = [*own[self._strings]]
+        for place, text in self._echoes:
+            values.append(text(own[place]))  # noqa: PERF401  # a comprehension takes a frame
+        return values
 
     def write_own(self, numbers: tuple[float, ...], array: list[object]) -> bytes:
         """The own bytes of an entry of this shape. Order and presence are `Shapes.split`'s business."""
@@ -248,12 +256,12 @@ class Shape:
         """
         if not self.tagged:
             return ()
-        tags: tuple[str, ...] = _read_tags(own[0][-3 if self._ranged else -2])
+        tags: tuple[str, ...] = _read_tags(own[-2 if self._ranged else -1])
         return tags
 
     def purge_id(self, own: Own) -> int:
         """See `Entry`."""
-        purge_id: int = own[0][self._purge_id]
+        purge_id: int = own[self._purge_id]
         return purge_id
 
     def fill(self, own: Own, url: str, body: bytes, forms: Mapping[str, bytes]) -> Entry:
@@ -262,14 +270,15 @@ class Shape:
         Raises:
             UndecodableError: its own bytes are none of this shape's.
         """
-        row, values = own
-        fresh_until = row[FRESH_UNTIL]
+        fresh_until = own[FRESH_UNTIL]
+        weak = self._weak
         row = (
-            *row,
+            *own,
+            None if weak is None else EntityTag(own[self._strings.stop], weak),
             *[fresh_until + step for step in self._steps],
-            self._headers(values),
+            self._headers(self.own_values(own)),
             self.tags(own) if self.tagged else (),
-            _read_range(row[-2]) if self._ranged else None,
+            _read_range(own[-1]) if self._ranged else None,
             *self._constants,
         )
         stored = Stored(*self._pick_stored(row))
