@@ -307,7 +307,7 @@ class Cache(Plugin[CacheSettings]):
             rules=self._rules,
             beta=settings.early_refresh_beta,
             sight=self._sight,
-            is_nowhere=lambda key: self._fetcher.nowhere.holds((key, False), self._clock.monotonic()),
+            nowhere=self._fetcher.nowhere,
         )
 
     @override

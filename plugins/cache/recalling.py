@@ -8,19 +8,21 @@ from collections.abc import Callable
 from math import floor
 from typing import Final, final
 
+from plugins.cache.recent import Recent
 from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS
 from proxy.clock import Clock
 from proxy.http.message import Request
 from proxy.pipeline.exchange import CacheReport
 from proxy.pipeline.recall import Done, Recalled, Soon
 from proxy.policy.freshness import age_at
-from proxy.policy.keys import KeyRules, key_for_target
+from proxy.policy.keys import KeyRules, keys_for_targets
 from proxy.storage.base import CacheKey
 from proxy.storage.codec import Look
 from proxy.storage.second_tier import Later
 from proxy.storage.tiered import TieredStore
 
-_TTL_ZERO: Final = ";ttl=0"
+_TTL: Final = ";ttl="
+_TTL_ZERO: Final = f"{_TTL}0"
 _REMEMBERED: Final = 8_192
 
 ENTRY_BYTES: Final = 1_000
@@ -57,22 +59,13 @@ class HitRecall:
         show: make the Cache-Status field; None: there is none.
         beta: see `reuse.refreshes_early`.
         sight: of the keys answered so.
-        is_nowhere: whether L2 need not be asked for a key.
+        nowhere: keys for which L2 need not be asked.
     """
 
     __slots__ = (
-        "_beta",
-        "_is_nowhere",
-        "_request",
-        "_rules",
-        "_sight",
-        "_status",
-        "_store",
-        "_wall",
-        "first",
-        "made",
-        "own",
-    )
+        "_before", "_behind", "_early", "_monotonic", "_nowhere", "_primary", "_sight", "_store", "_wall", "first",
+        "made", "own",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -86,50 +79,52 @@ class HitRecall:
         rules: KeyRules,
         beta: float,
         sight: SecondSight,
-        is_nowhere: Callable[[CacheKey], bool],
+        nowhere: Recent,
     ) -> None:
-        self._request = request
         self._store = store
         self._wall = clock.wall
-        self._rules = rules
-        self._beta = beta
+        self._monotonic = clock.monotonic
+        self._primary = keys_for_targets(request, rules)
+        self._early = beta * EARLY_REFRESHES
         self._sight = sight
-        self._is_nowhere = is_nowhere
-        self._status: list[str] | None = None
+        self._nowhere = nowhere
+        self._before: str | None = None  # of Cache-Status, and what stands behind the time left
+        self._behind = ""
         if show is not None:
-            self._status = show(report.with_ttl(0.0)).split(_TTL_ZERO, 1)
+            before, self._behind = show(report.with_ttl(0.0)).split(_TTL_ZERO, 1)
+            self._before = before + _TTL
         self.made = ("Age",) if show is None else ("Age", "Cache-Status")
         self.own = tuple(name.lower() for name in known.shape.own_names)
         self.first = self._recalled(known, self._wall())
 
     def find(self, target: str) -> Recalled | Soon | None:
         """See `RecallTerms.find`."""
-        key = CacheKey(key_for_target(self._request, target, self._rules))
-        if self._is_nowhere(key):
+        key = CacheKey(self._primary(target))
+        if self._nowhere.holds((key, False), self._monotonic()):
             return None
         found = self._store.look_beyond(key)
         return Soon.SOON if found is Later.LATER else self._judge(key, found)
 
     def ask(self, target: str, done: Done) -> bool:
         """See `RecallTerms.ask`."""
-        key = CacheKey(key_for_target(self._request, target, self._rules))
+        key = CacheKey(self._primary(target))
         return self._store.look_soon(key, lambda look: done(self._judge(key, look)))
 
     def _judge(self, key: CacheKey, look: Look | None) -> Recalled | None:
         if look is None or (self._store.l1.admits(len(look.body) + ENTRY_BYTES) and self._sight.seen(key)):
             return None
         now = self._wall()
-        origin_seconds = max(0.0, look.response_time - look.request_time)
-        if look.fresh_until - now <= self._beta * origin_seconds * EARLY_REFRESHES:
+        if look.fresh_until - now <= self._early * max(0.0, look.response_time - look.request_time):
             return None
         return self._recalled(look, now)
 
     def _recalled(self, look: Look, now: float) -> Recalled:
-        made = [str(int(age_at(look.initial_age, look.response_time, now)))]
-        if self._status is not None:
-            before, behind = self._status
-            made.append(f"{before};ttl={floor(look.fresh_until - now)}{behind}")
-        return Recalled(look.shape, look.values, made, look.body)
+        age = int(age_at(look.initial_age, look.response_time, now))
+        if self._before is None:
+            values = (*look.values, f"{age}")
+        else:
+            values = (*look.values, f"{age}", f"{self._before}{floor(look.fresh_until - now)}{self._behind}")
+        return Recalled(look.shape, values, look.body)
 
 
 def is_plain(request: Request) -> bool:

@@ -25,16 +25,15 @@ class Recalled:
 
     Args:
         kind: equal for those that are alike.
-        own: the values of its own fields, see `RecallTerms.own`.
-        made: of the fields that are made anew each time, in the order of `RecallTerms.made`.
+        values: of its own fields, see `RecallTerms.own`, and behind them those that are made anew each time, in the
+            order of `RecallTerms.made`.
     """
 
-    __slots__ = ("body", "kind", "made", "own")
+    __slots__ = ("body", "kind", "values")
 
-    def __init__(self, kind: Hashable, own: Sequence[str], made: Sequence[str], body: bytes) -> None:
+    def __init__(self, kind: Hashable, values: Sequence[str], body: bytes) -> None:
         self.kind = kind
-        self.own = own
-        self.made = made
+        self.values = values
         self.body = body
 
 
@@ -46,7 +45,7 @@ class RecallTerms(Protocol):
 
     Attributes:
         first: that answer.
-        own: the lower-case names of its own fields, in the order of `Recalled.own`; of `OWN_FIELDS` alone.
+        own: the lower-case names of its own fields, in the order of `Recalled.values`; of `OWN_FIELDS` alone.
         made: the names of the fields that are made anew each time.
     """
 

@@ -5,6 +5,7 @@ Scheme and host are in every key. The key is readable text, so that a purge by k
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -68,6 +69,13 @@ def key_for_target(request: Request, target: str, rules: KeyRules = PLAIN_RULES)
     if rules.plain:
         return f"GET {request.scheme}://{request.host}{target}"
     return primary_key(replace(request, target=target), rules)
+
+
+def keys_for_targets(request: Request, rules: KeyRules = PLAIN_RULES) -> Callable[[str], str]:
+    """What makes the keys of requests that are like `request`, a GET, but for their targets: see `key_for_target`."""
+    if rules.plain:
+        return key_for_target(request, "", rules).__add__
+    return lambda target: key_for_target(request, target, rules)
 
 
 def content_digest(headers: Headers, body: bytes) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from proxy.clock import Clock
 from proxy.pipeline.replay import MOST_NOTES, PASSED_OVER, Journal, ReplayPart, ReplayTerms, Tally
-from proxy.server.heads import MAX_FIELDS_LEFT_OUT, Caller, Scissors, Tail, stands_alone
+from proxy.server.heads import MAX_FIELDS_LEFT_OUT, Caller, Scissors, stands_alone
 from proxy.server.hot_files import HotFiles
 from proxy.server.kept_reply import KeptReply, Ledger, Wire, cut_head
 
@@ -43,12 +43,15 @@ class FastLane:
     Attributes:
         bytes: what they weigh.
         hits: how often one was sent, as of the last `settle`.
+        max_head_bytes: of longer heads nothing is known.
+        scissors: cut out what the pipeline does not heed.
         on_unsettled: called when an answer is given and all those before it are settled.
     """
 
     __slots__ = (
-        "_hot_files", "_ledgers", "_max_bytes", "_max_fields", "_max_head_bytes", "_monotonic", "_older", "_others",
-        "_replies", "_scissors", "_seen", "_unsettled", "_wall", "bytes", "hits", "on_unsettled",
+        "_hot_files", "_ledgers", "_max_bytes", "_max_fields", "_monotonic", "_older", "_others",
+        "_replies", "_seen", "_unsettled", "_wall", "bytes", "hits", "max_head_bytes",
+        "on_unsettled", "scissors",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, *, max_bytes: int, max_fields: int, max_field_bytes: int) -> None:
@@ -61,7 +64,7 @@ class FastLane:
         self._hot_files = HotFiles(max_bytes // 2)
         self._max_fields = max_fields
         # What is left out of a head is within the limits that the parser keeps, whatever it is.
-        self._max_head_bytes = min(MAX_HEAD_BYTES, max_field_bytes)
+        self.max_head_bytes = min(MAX_HEAD_BYTES, max_field_bytes)
         self._replies: tuple[dict[bytes, KeptReply], dict[bytes, KeptReply]] = (
             {},
             {},
@@ -69,7 +72,7 @@ class FastLane:
         # Hashes: a head takes up to 8 KB, and one that is taken for another is only kept a little early.
         self._seen: set[int] = set()
         self._older: set[int] = set()
-        self._scissors = Scissors(())
+        self.scissors = Scissors(())
         self.bytes = 0
         self.hits = 0
         self.on_unsettled: Callable[[], None] | None = None
@@ -90,7 +93,7 @@ class FastLane:
         self._others.clear()
         self._seen.clear()
         self._older.clear()
-        self._scissors = Scissors(sorted(PASSED_OVER - heeded) if heeded is not None else ())
+        self.scissors = Scissors(sorted(PASSED_OVER - heeded) if heeded is not None else ())
 
     def answer(self, head: bytes, caller: Caller) -> Wire | None:
         """The response to a request with this head, or None: the pipeline answers.
@@ -98,7 +101,7 @@ class FastLane:
         Args:
             head: what arrived, at a message boundary.
         """
-        if len(head) > self._max_head_bytes:
+        if len(head) > self.max_head_bytes:
             return None
         replies = self._replies[caller.trusted]
         reply = replies.get(head) if caller.exact_misses < EXACT_TRIES else None
@@ -176,7 +179,7 @@ class FastLane:
 
     def _equivalent(self, head: bytes, caller: Caller, replies: dict[bytes, KeptReply]) -> KeptReply | None:
         """The reply kept under what is left of `head` without the lines that nobody heeds."""
-        front, tail = self._scissors.cut(head)
+        front, tail = self.scissors.cut(head)
         reply = replies.get(front + tail.heeded if tail.left_out else head)
         if reply is None or not tail.sound:
             return None
@@ -190,16 +193,9 @@ class FastLane:
             self._make_room(reply)
         return reply
 
-    def cut(self, head: bytes) -> tuple[bytes, Tail] | None:
-        """See `Scissors.cut`; None: it is no head that anything is known about."""
-        if len(head) > self._max_head_bytes:
-            return None
-        front, tail = self._scissors.cut(head)
-        return (front, tail) if tail.sound else None
-
     def unheeded(self, head: bytes) -> list[bytes]:
         """The lines of `head` that nobody heeds, each with the line end before it."""
-        return self._scissors.cut_out(head)
+        return self.scissors.cut_out(head)
 
     def wants(self, head: bytes) -> bytes:
         """The key under which the answer to this head is to be kept; empty: it is not.
@@ -221,11 +217,11 @@ class FastLane:
     def learnable(self, head: bytes) -> bytes:
         """What is left of `head` without the lines that nobody heeds, if anything can be learnt from its answer."""
         end = len(head)
-        if not 0 < end <= self._max_head_bytes or head.find(_EMPTY_LINE) != end - len(_EMPTY_LINE):
+        if not 0 < end <= self.max_head_bytes or head.find(_EMPTY_LINE) != end - len(_EMPTY_LINE):
             return b""
         if not head.startswith((b"GET ", b"HEAD ")) or not stands_alone(head):
             return b""
-        front, tail = self._scissors.cut(head)
+        front, tail = self.scissors.cut(head)
         if tail.left_out > MAX_FIELDS_LEFT_OUT:
             return b""
         head = front + tail.heeded

@@ -14,7 +14,7 @@ MAX_FIELDS_LEFT_OUT: Final = 16
 _ANY_VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*"
 _CONNECTION: Final = re.compile(rb"\r\n(?i:connection):(?![\t ]*(?i:keep-alive)[\t ]*\r\n)")
 _FORWARDED: Final = re.compile(rb"\r\n(?i:x-forwarded-(host|proto)):([^\r]*)")
-_VERSION: Final = b" HTTP/1.1"
+_VERSION_BYTES: Final = len(b" HTTP/1.1")
 _ONCE_ONLY: Final = b"\r\nuser-agent:"  # the one field of PASSED_OVER that aiohttp's parser refuses to see twice
 
 
@@ -115,12 +115,6 @@ def stands_alone(head: bytes) -> bool:
     return _CONNECTION.search(head) is None
 
 
-def parted(head: bytes) -> tuple[bytes, bytes]:
-    """`head` up to its target, and from the version on: there stand all line ends."""
-    end = max(0, head.find(b"\r\n") - len(_VERSION))
-    return head[:end], head[end:]
-
-
 @final
 class Tail:
     """A head from its version on.
@@ -131,8 +125,7 @@ class Tail:
         left_out: how many these are.
 
     Attributes:
-        heeded, left_out: as given.
-        sound: the parser accepts the lines that nobody heeds together.
+        sound: the parser accepts the lines that nobody heeds together, and it is from the version on indeed.
     """
 
     __slots__ = ("heeded", "left_out", "sound", "whole")
@@ -141,7 +134,8 @@ class Tail:
         self.whole = whole
         self.heeded = heeded
         self.left_out = left_out
-        self.sound = left_out <= MAX_FIELDS_LEFT_OUT and (left_out <= 1 or whole.lower().count(_ONCE_ONLY) <= 1)
+        one_agent = left_out <= 1 or whole.lower().count(_ONCE_ONLY) <= 1
+        self.sound = one_agent and left_out <= MAX_FIELDS_LEFT_OUT and whole.startswith(b" ")
 
 
 @final
@@ -155,20 +149,26 @@ class Scissors:
         names: of the fields that nobody heeds, in lower case.
     """
 
-    __slots__ = ("_last", "_lines")
+    __slots__ = ("_head", "_lines", "_parts", "_tail")
 
     def __init__(self, names: Sequence[str]) -> None:
         self._lines = lines_of(names) if names else None
-        self._last = Tail(b"", b"", 0)
+        self._head = b""
+        self._tail = Tail(b"", b"", 0)
+        self._parts = b"", self._tail  # of that head
 
     def cut(self, head: bytes) -> tuple[bytes, Tail]:
-        """The two parts of `head`, see `parted`."""
-        front, whole = parted(head)
-        tail = self._last
-        if tail.whole != whole:
+        """`head` up to its target, and from the version on: there stand all line ends."""
+        if head is self._head:
+            return self._parts
+        end = max(0, head.find(b"\r\n") - _VERSION_BYTES)
+        whole = head[end:]
+        if whole != self._tail.whole:
             heeded, left_out = self._lines.subn(b"", whole) if self._lines is not None else (whole, 0)
-            tail = self._last = Tail(whole, heeded, left_out)
-        return front, tail
+            self._tail = Tail(whole, heeded, left_out)
+        self._head = head
+        parts = self._parts = head[:end], self._tail
+        return parts
 
     def cut_out(self, head: bytes) -> list[bytes]:
         """The lines of `head` that nobody heeds, each with the line end before it."""

@@ -3,9 +3,11 @@
 import re
 from typing import Final, final
 
+from proxy.server.heads import Tail
+
 _METHOD: Final = b"GET "
-_TARGET: Final = re.compile(rb"/(?!/)[!$&'()*+,./0-9:;=?@A-Z_a-z~%-]*")
-"""What reaches the pipeline as it stands on the wire."""
+_GET: Final = re.compile(_METHOD + rb"(/(?!/)[!$&'()*+,./0-9:;=?@A-Z_a-z~%-]*)")
+"""A target that is nothing but what reaches the pipeline as it stands on the wire."""
 
 
 @final
@@ -30,14 +32,11 @@ class Outline:
         return _METHOD + self.target.encode("ascii") + self.rest
 
 
-def outline_of(front: bytes, rest: bytes, has_more: bool) -> Outline | None:
+def outline_of(front: bytes, tail: Tail) -> Outline | None:
     """The outline of a request; None: it is for the pipeline alone.
 
     Args:
-        front, rest: its head without the lines that nobody heeds, see `parted`.
-        has_more: see `Outline`.
+        front, tail: of its head, see `Scissors.cut`.
     """
-    target = front[len(_METHOD) :]
-    if not front.startswith(_METHOD) or not rest.startswith(b" ") or not _TARGET.fullmatch(target):
-        return None
-    return Outline(target.decode("ascii"), rest, has_more)
+    match = _GET.fullmatch(front) if tail.sound else None
+    return Outline(match[1].decode("ascii"), tail.heeded, tail.left_out > 0) if match is not None else None

@@ -50,6 +50,7 @@ _FOR_EVER: Final = 10.0 * 365 * 86_400
 _MOST_PIECES: Final = 64  # of one chunk of data: what is left is fed whole, at the price of certainty
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _WRITE_AT_ONCE_BYTES: Final = 16_384
+_SENT: Final = (bytes, tuple)  # a union of the two would be made each time
 
 
 class ClientGoneError(ConnectionError):
@@ -185,13 +186,14 @@ class Connection(web.RequestHandler):
             return False
         wire = lane.answer(data, caller)
         if wire is None:
-            answer = self._server.ways.answer(data, caller, self) if self._server.ways is not None else None
+            ways = self._server.ways
+            answer = ways.answer(data, caller, self) if ways is not None else None
             if answer is None:
                 self.reply_key = lane.wants(data)
-                self.way_key = self._server.ways.wants(data) if self._server.ways is not None else b""
+                self.way_key = ways.wants(data) if ways is not None else b""
                 caller.head = data
                 return False
-            if not isinstance(answer, bytes | tuple):
+            if not isinstance(answer, _SENT):
                 self._under_way = answer
                 self._deadline.at = inf
                 return True

@@ -15,13 +15,15 @@ from proxy.clock import Clock
 from proxy.http.message import from_wire, to_wire
 from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import PassagePart, Passed
-from proxy.pipeline.recall import Recalled, RecallTerms
+from proxy.pipeline.recall import Recalled, RecallTerms, Soon
 from proxy.server.application import Application
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller, values_of
 from proxy.server.kept_reply import JOINED_BODY_BYTES, Ledger
 from proxy.server.outline import Outline
 from proxy.server.under_way import Client, Sent
+
+_VALUES: Final = slice(1, None, 2)
 
 MOST_OUTLINES: Final = 256
 MOST_KINDS: Final = 64
@@ -34,7 +36,7 @@ class RecallKind:
 
     Args:
         pieces: the head, cut where values stand.
-        order: for each of these, which one of the made and the own values.
+        order: for each of these, which one of `Recalled.values`.
         parts, ledger: of the plugins.
 
     Attributes:
@@ -55,7 +57,7 @@ class RecallKind:
     def head(self, recalled: Recalled) -> bytes:
         """The head of `recalled`."""
         pieces = self._pieces.copy()
-        pieces[1::2] = self._pick((*recalled.made, *recalled.own))
+        pieces[_VALUES] = self._pick(recalled.values)
         return to_wire("".join(pieces))
 
 
@@ -174,14 +176,15 @@ class Recalls:
         known = self._find(outline, caller)
         if known is None:
             return None
+        target = outline.target
         began = self._monotonic()
-        recalled = known.terms.find(outline.target)
-        if isinstance(recalled, Recalled):
-            return self.wire(known, recalled, caller, head, outline.target, began)
+        recalled = known.terms.find(target)
         if recalled is None:
             return None
+        if recalled is not Soon.SOON:
+            return self.wire(known, recalled, caller, head, target, began)
         waiting = Waiting(self, known, client, caller, head, outline, began)
-        if not known.terms.ask(outline.target, waiting.done):
+        if not known.terms.ask(target, waiting.done):
             return None
         self.waiting[waiting] = None
         return waiting
@@ -199,15 +202,15 @@ class Recalls:
         kind = known.kinds.get(recalled.kind)
         body = recalled.body
         size = len(body)
-        if kind is None or not kind.least_bytes <= size <= kind.most_bytes:
+        if kind is None or size < kind.least_bytes or size > kind.most_bytes:
             return None
+        sent = kind.head(recalled)
         self.recalled += 1
         seconds = self._monotonic() - began
         self._lane.note(kind.ledger, seconds, size)
         for note in kind.notes:
             caller.head = head
             note(Passed(caller, head, target, caller.make_id(), seconds, size))
-        sent = kind.head(recalled)
         return sent + body if size <= JOINED_BODY_BYTES else (sent, body)
 
     def learn(
@@ -245,7 +248,7 @@ class Recalls:
 
 def learn_kind(terms: RecallTerms, head: bytes, parts: Sequence[PassagePart], ledger: Ledger) -> RecallKind | None:
     """How responses like `terms.first` are sent, of which `head` was; None if it cannot be told."""
-    sources = [name.lower() for name in (*terms.made, *terms.own)]
+    sources = [name.lower() for name in (*terms.own, *terms.made)]
     cut = [from_wire(part) for part in values_of(sorted(sources)).split(head)]
     names = [name.strip("\r\n:\t ").lower() for name in cut[1::3]]
     if sorted(names) != sorted(sources) or len({*names}) != len(names) or len(names) < 2:
@@ -256,5 +259,6 @@ def learn_kind(terms: RecallTerms, head: bytes, parts: Sequence[PassagePart], le
         pieces += ("", following)
     kind = RecallKind(pieces, [sources.index(name) for name in names], parts, ledger)
     sent = dict(zip(names, cut[2::3], strict=True))
-    again = Recalled(terms.first.kind, terms.first.own, [sent[name.lower()] for name in terms.made], b"")
+    values = [*terms.first.values[: len(terms.own)], *[sent[name.lower()] for name in terms.made]]
+    again = Recalled(terms.first.kind, values, b"")
     return kind if kind.head(again) == head else None

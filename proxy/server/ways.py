@@ -9,7 +9,7 @@ from proxy.pipeline.passage import PassagePart
 from proxy.server.application import Application
 from proxy.server.fast_lane import FastLane
 from proxy.server.forwarding import Forwarding
-from proxy.server.heads import Caller, parted
+from proxy.server.heads import Caller, Scissors
 from proxy.server.outline import Outline, outline_of
 from proxy.server.passages import Passages
 from proxy.server.recalls import Recalls
@@ -30,7 +30,7 @@ class Ways:
         max_bytes: what may be remembered.
     """
 
-    __slots__ = ("_lane", "_newest", "_seen", "passages", "recalls")
+    __slots__ = ("_lane", "_newest", "_seen", "_uncut", "passages", "recalls")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Ways:
         max_bytes: int,
     ) -> None:
         self._lane = lane
+        self._uncut = Scissors(())  # of heads that were cut already
         self._newest: tuple[bytes, Outline | None] = b"", None  # the head that came last, which may come again
         self._seen: set[int] = set()  # hashes of outlines: one taken for another is only learnt a little early
         self.passages = Passages(lane, clock, forwarding, application, abandoned, max_bytes=max_bytes)
@@ -68,8 +69,9 @@ class Ways:
         """
         newest, outline = self._newest
         if head != newest:
-            cut = self._lane.cut(head)
-            outline = None if cut is None else outline_of(cut[0], cut[1].heeded, cut[1].left_out > 0)
+            outline = None
+            if len(head) <= self._lane.max_head_bytes:
+                outline = outline_of(*self._lane.scissors.cut(head))
             self._newest = head, outline
         if outline is None:
             return None
@@ -83,7 +85,7 @@ class Ways:
             head: what arrived, at a message boundary, and was not answered here.
         """
         heeded = self._lane.learnable(head)
-        outline = outline_of(*parted(heeded), True) if heeded else None
+        outline = outline_of(*self._uncut.cut(heeded)) if heeded else None
         if outline is None:
             return b""
         digest = hash(outline.rest)
@@ -105,7 +107,7 @@ class Ways:
             parts: of the plugins.
             head, body: as the client got them.
         """
-        outline = outline_of(*parted(key), True)
+        outline = outline_of(*self._uncut.cut(key))
         if outline is None or outline.target != exchange.request.target:
             return
         if exchange.passage is not None:

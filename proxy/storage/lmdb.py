@@ -84,6 +84,7 @@ class LmdbStore(SecondTier):
         self._path = path
         self._max_bytes = max_bytes
         self._max_object_bytes = max_object_bytes
+        self._looks: list[float] = []  # seconds that those of this turn of the event loop took
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="lmdb-reader")
 
     @override
@@ -121,20 +122,26 @@ class LmdbStore(SecondTier):
             return Later.LATER
         began = self._clock.monotonic()
         try:
-            with file.env.begin(db=file.records, buffers=True) as txn:
+            with file.env.begin(file.records, None, False, True) as txn:  # buffers; by name it takes half as much again
                 value = txn.get(key.digest())
                 if value is None:
                     return None
-                found = look(value[_PREFIX.size :]) if _PREFIX.size < len(value) <= LARGE_BYTES else None
+                found = look(value[_PREFIX.size :]) if len(value) <= LARGE_BYTES else None
         except lmdb.Error:
             return Later.LATER
         if found is None:
             return Later.LATER
-        latency = self._clock.monotonic() - began
-        self.breaker.succeeded(latency)
-        self.counters.latency.observe(latency)
-        self.counters.hits.value += 1
+        if not self._looks:
+            asyncio.get_running_loop().call_soon(self._count_looks)
+        self._looks.append(self._clock.monotonic() - began)
         return found
+
+    def _count_looks(self) -> None:
+        """Take note of a turn's looks: whoever asks after one of them for what was counted asks in a later turn."""
+        looks, self._looks = self._looks, []
+        self.breaker.succeeded(looks[-1])
+        self.counters.latency.observe_all(looks)
+        self.counters.hits.value += len(looks)
 
     @override
     async def get(self, key: CacheKey) -> Record | None:

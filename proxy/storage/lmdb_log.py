@@ -55,9 +55,10 @@ class LmdbLog(SharedLog):
         self._max_purges = max_purges
         self._read = False
         self._read_to: PurgeId = 0
-        self._read_at: tuple[LmdbFile, int] | None = None
-        """The file, and its last transaction, as of which it was read to its end: without another there is no news. To
-        ask for that takes a third of a look for the last purge, and that is made for each read of L2."""
+        # The file, and its last transaction, as of which it was read to its end: without another there is no news. To
+        # ask for that is half of a look for the last purge, and each read of L2 asks.
+        self._read_of: LmdbFile | None = None
+        self._read_at = 0
         self._follower: asyncio.Task[None] | None = None
 
     @property
@@ -87,8 +88,8 @@ class LmdbLog(SharedLog):
             return
         try:
             with file.env.begin(db=file.purges) as txn:
-                state = file, txn.id()
-                if state == self._read_at:
+                last = txn.id()
+                if last == self._read_at and file is self._read_of:
                     return
                 floor, news = self._news(file, txn)
         except lmdb.Error as error:
@@ -96,7 +97,7 @@ class LmdbLog(SharedLog):
             return
         self._take(floor, news)
         self._read = True
-        self._read_at = state
+        self._read_of, self._read_at = file, last
 
     def _news(self, file: LmdbFile, txn: "lmdb.Transaction[bytes]") -> tuple[PurgeId, list[tuple[bytes, bytes]]]:
         """The floor, and the purges that were not read yet."""

@@ -17,7 +17,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from operator import itemgetter
+from operator import call, itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
@@ -146,6 +146,7 @@ class Shape:
         data: the same.
         names, values: of all header fields, in their order; a value is None where it is each entry's own.
         own_names, own_places: which fields those are, in the order of `own_values`.
+        purge_id_at: the place of `purge_id` in `Own`.
         tagged: whether entries of this shape have tags.
         uses: how many entries were found to have this shape.
 
@@ -154,8 +155,8 @@ class Shape:
     """
 
     __slots__ = (
-        "_constants", "_echoes", "_kinds", "_numbers", "_own_strings", "_pick_entry", "_pick_stored",
-        "_prototype", "_purge_id", "_ranged", "_steps", "_strings", "_weak", "data", "names", "own_names", "own_places", "tagged",
+        "_array_at", "_constants", "_echoes", "_kinds", "_numbers", "_own_strings", "_pick_echoed", "_pick_entry", "_pick_stored",
+        "_prototype", "_ranged", "_steps", "_strings", "_weak", "data", "names", "own_names", "own_places", "purge_id_at", "tagged",
         "uses", "values",
     )  # fmt: skip
 
@@ -192,8 +193,9 @@ class Shape:
         none = [path for place, path in enumerate(OPTIONAL) if place in absent]
         numbers = [path for path in (*NUMBERS, *OPTIONAL, *STEPPED) if path not in {*stepped, *none}]
         self._numbers = struct.Struct(f"<B{len(numbers)}d")
-        self._purge_id = 1 + len(numbers)
-        self._strings = slice(self._purge_id + len(INTEGERS), self._purge_id + len(INTEGERS) + self._own_strings)
+        self._array_at = self._numbers.size
+        self.purge_id_at = 1 + len(numbers)
+        self._strings = slice(self.purge_id_at + len(INTEGERS), self.purge_id_at + len(INTEGERS) + self._own_strings)
         self._steps = tuple(step for step in steps if step is not None)
         strings, lists = self._own_strings + (self._weak is not None), self.tagged + self._ranged
         self._kinds = [int] * len(INTEGERS) + [str] * strings + [list] * lists
@@ -203,15 +205,19 @@ class Shape:
         self._constants = (*constants.values(), *(None for _ in none))
         self._pick_stored = itemgetter(*[place[path] for path in _OF_STORED])
         self._pick_entry = itemgetter(*[place[path] for path in _OF_ENTRY])
-        self._echoes: list[tuple[int, Callable[[Any], str]]] = []
+        self._echoes: list[Callable[[Any], str]] = []
+        echoed: list[int] = []
         for name in echoes:
             path, text = ECHOES.get(name.lower(), ("", str))
             if path == _ETAG and self._weak is not None:
-                self._echoes.append((self._strings.stop, EntityTag.WRITTEN[self._weak]))
+                self._echoes.append(EntityTag.WRITTEN[self._weak])
+                echoed.append(self._strings.stop)
             elif path in own:
-                self._echoes.append((own.index(path), text))
+                self._echoes.append(text)
+                echoed.append(own.index(path))
             else:
                 raise UndecodableError
+        self._pick_echoed = itemgetter(*echoed, 0, 0)  # of less than two it would make no tuple
 
     @property
     def is_stepped(self) -> bool:
@@ -225,9 +231,9 @@ class Shape:
             UndecodableError, ValueError, OverflowError, RecursionError, struct.error: they are none.
         """
         numbers = self._numbers.unpack_from(data, start)
-        text = data[start + self._numbers.size : end]
+        text = data[start + self._array_at : end]
         flags = numbers[0]
-        array: Any = json.loads(text) if flags == PLAIN_JSON else orjson.loads(text)
+        array: Any = json.loads(text) if flags else orjson.loads(text)
         # Lists are looked into when they are needed.
         if type(array) is not list or [*map(type, array)] != self._kinds or flags > PLAIN_JSON:
             raise UndecodableError
@@ -235,10 +241,7 @@ class Shape:
 
     def own_values(self, own: Own) -> list[str]:
         """The values of the header fields that are the entry's own, as `own_names` names them."""
-        values: list[str] = [*own[self._strings]]
-        for place, text in self._echoes:
-            values.append(text(own[place]))  # noqa: PERF401  # a comprehension takes a frame
-        return values
+        return [*own[self._strings], *map(call, self._echoes, self._pick_echoed(own))]
 
     def write_own(self, numbers: tuple[float, ...], array: list[object]) -> bytes:
         """The own bytes of an entry of this shape. Order and presence are `Shapes.split`'s business."""
@@ -258,11 +261,6 @@ class Shape:
             return ()
         tags: tuple[str, ...] = _read_tags(own[-2 if self._ranged else -1])
         return tags
-
-    def purge_id(self, own: Own) -> int:
-        """See `Entry`."""
-        purge_id: int = own[self._purge_id]
-        return purge_id
 
     def fill(self, own: Own, url: str, body: bytes, forms: Mapping[str, bytes]) -> Entry:
         """The entry of this shape that has these parts.

@@ -170,7 +170,7 @@ class TieredStore:
         if self.l2 is None or not self._is_beyond(key):
             return None
         found = self.l2.look(key)
-        return found if found is None or isinstance(found, Later) else self._sound(key, found)
+        return found if found is None or found is Later.LATER else self._sound(key, found)
 
     def look_soon(self, key: CacheKey, done: Callable[[Look | None], None]) -> bool:
         """The same where it takes a while; whether `done` is going to be called with it, once."""

@@ -1,9 +1,10 @@
 """Heads without parsing them: what is cut out of them."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.server.heads import MAX_FIELDS_LEFT_OUT, Scissors, lines_of, parted
+from proxy.server.heads import MAX_FIELDS_LEFT_OUT, Scissors, lines_of
 
 NAMES = ("cookie", "user-agent")
 _PIECES = (
@@ -26,13 +27,22 @@ def test_what_is_left_of_a_head_is_what_its_lines_make_whatever_came_before(give
         else:
             assert tail.left_out <= left_out
         if left_out > 1 and tail.left_out == left_out:
-            assert tail.sound == (head.lower().count(b"\r\nuser-agent:") <= 1)
+            one_agent = head.lower().count(b"\r\nuser-agent:") <= 1
+            assert tail.sound == (one_agent and left_out <= MAX_FIELDS_LEFT_OUT and tail.whole.startswith(b" "))
 
 
-def test_a_head_is_parted_before_its_version() -> None:
-    assert parted(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n") == (b"GET /a", b" HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert parted(b"\r\nGET / HTTP/1.1\r\n\r\n") == (b"", b"\r\nGET / HTTP/1.1\r\n\r\n")
-    assert parted(b"GET / HTTP/1.1") == (b"", b"GET / HTTP/1.1")
+@pytest.mark.parametrize(
+    ("head", "front", "sound"),
+    [
+        (b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /a", True),
+        (b"GET /a HTTP/1.\r\nHost: h\r\n\r\n", b"GET /", False),
+        (b"\r\nGET / HTTP/1.1\r\n\r\n", b"", False),
+        (b"GET / HTTP/1.1", b"", False),
+    ],
+)
+def test_a_head_is_parted_before_its_version(head: bytes, front: bytes, sound: bool) -> None:
+    found, tail = Scissors(()).cut(head)
+    assert (found, tail.whole, tail.sound) == (front, head[len(front) :], sound)
 
 
 def test_two_agents_and_more_lines_than_may_be_left_out_are_not_sound() -> None:

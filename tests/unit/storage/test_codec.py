@@ -81,7 +81,7 @@ def frame(
     first = shape if isinstance(shape, bytes) else json.dumps(shape).encode()
     parts = (first, own, url, index, body)
     rest = codec._HEAD.pack(kind, *(lengths or map(len, parts))) + b"".join(parts) + forms
-    return codec._FRAME.pack(codec._MAGIC, codec.FORMAT_VERSION, zlib.crc32(rest)) + rest
+    return codec._FRAME.pack(codec._VERSION, zlib.crc32(rest)) + rest
 
 
 def taken_apart(made: Entry) -> tuple[dict[str, Any], bytes]:
@@ -160,7 +160,7 @@ def test_flags_of_a_later_version_are_no_record() -> None:
 
 @pytest.mark.parametrize("version", [1, 3])
 def test_a_record_of_another_format_version_is_no_record(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "FORMAT_VERSION", version)
+    monkeypatch.setattr(codec, "_VERSION", codec._VERSION[:-1] + bytes([version]))
     encoded = encode(entry())
     monkeypatch.undo()
     assert decode(encoded) is None
