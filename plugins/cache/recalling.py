@@ -119,12 +119,11 @@ class HitRecall:
         return self._recalled(look, now)
 
     def _recalled(self, look: Look, now: float) -> Recalled:
-        age = int(age_at(look.initial_age, look.response_time, now))
+        age = f"{int(age_at(look.initial_age, look.response_time, now))}"
         if self._before is None:
-            values = (*look.values, f"{age}")
-        else:
-            values = (*look.values, f"{age}", f"{self._before}{floor(look.fresh_until - now)}{self._behind}")
-        return Recalled(look.shape, values, look.body)
+            return Recalled(look.shape, (*look.values, age), look.body)
+        status = f"{self._before}{floor(look.fresh_until - now)}{self._behind}"
+        return Recalled(look.shape, (*look.values, age, status), look.body)
 
 
 def is_plain(request: Request) -> bool:

@@ -147,7 +147,7 @@ class Recalls:
         waiting: those for which the second tier is being asked.
     """
 
-    __slots__ = ("_application", "_known", "_lane", "_monotonic", "abandoned", "recalled", "waiting")
+    __slots__ = ("_known", "_lane", "_leads_alike", "_monotonic", "abandoned", "recalled", "waiting")
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class Recalls:
     ) -> None:
         self._lane = lane
         self._monotonic = clock.monotonic
-        self._application = application
+        self._leads_alike = application.leads_alike
         self._known: tuple[dict[bytes, list[Recallable]], dict[bytes, list[Recallable]]] = ({}, {})  # as the replies
         self.abandoned = abandoned
         self.recalled = 0
@@ -173,10 +173,12 @@ class Recalls:
 
     def answer(self, outline: Outline, head: bytes, caller: Caller, client: Client) -> Sent | Waiting | None:
         """The response to a request with this head, or what waits for it; None: somebody else answers."""
-        known = self._find(outline, caller)
-        if known is None:
-            return None
         target = outline.target
+        for known in self._known[caller.trusted].get(outline.rest, ()):
+            if self._leads_alike(known.alike, target):
+                break
+        else:
+            return None
         began = self._monotonic()
         recalled = known.terms.find(target)
         if recalled is None:
@@ -188,12 +190,6 @@ class Recalls:
             return None
         self.waiting[waiting] = None
         return waiting
-
-    def _find(self, outline: Outline, caller: Caller) -> Recallable | None:
-        for known in self._known[caller.trusted].get(outline.rest, ()):
-            if self._application.leads_alike(known.alike, outline.target):
-                return known
-        return None
 
     def wire(
         self, known: Recallable, recalled: Recalled, caller: Caller, head: bytes, target: str, began: float
@@ -232,9 +228,9 @@ class Recalls:
         kind = learn_kind(terms, head, parts, self._lane.ledger(tallies))
         if kind is None or not kind.least_bytes <= len(body) <= kind.most_bytes:
             return False
-        known = self._find(outline, caller)
+        outlines = self._known[caller.trusted]
+        known = next((known for known in outlines.get(outline.rest, ()) if known.alike.route is exchange.route), None)
         if known is None:
-            outlines = self._known[caller.trusted]
             if len(outlines) >= MOST_OUTLINES:
                 del outlines[next(iter(outlines))]
             known = Recallable(exchange.outline(), terms)

@@ -108,6 +108,10 @@ class InvalidationLog(Protocol):
         """Apply what others have appended, as far as that can be seen without waiting."""
         ...
 
+    def refresh_as_of_look(self) -> None:
+        """The same, but what was appended since L2 was last looked at (`SecondTier.look`) may be left out."""
+        ...
+
     async def append(self, scope: PurgeScope, value: str, *, soft: bool = False) -> Appended:
         """Record a purge and apply it here before returning."""
         ...

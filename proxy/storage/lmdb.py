@@ -126,6 +126,7 @@ class LmdbStore(SecondTier):
                 value = txn.get(key.digest())
                 if value is None:
                     return None
+                file.seen = txn.id()
                 found = look(value[_PREFIX.size :]) if len(value) <= LARGE_BYTES else None
         except lmdb.Error:
             return Later.LATER

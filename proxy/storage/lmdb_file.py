@@ -35,6 +35,9 @@ class LmdbFile:
         path: the file; `<path>-lock` stands beside it.
         max_bytes: its greatest size. A file that is larger already does not shrink; it is emptied down to this.
 
+    Attributes:
+        seen: the last transaction as of which a record was read on the event loop.
+
     Raises:
         TierFailedError: it cannot be opened, made or written, or is no file of ours. Blocks while it opens.
     """
@@ -70,6 +73,7 @@ class LmdbFile:
         except TierFailedError:
             self.env.close()
             raise
+        self.seen = 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="lmdb-writer")
         self._closed = False
 

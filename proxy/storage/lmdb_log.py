@@ -55,8 +55,7 @@ class LmdbLog(SharedLog):
         self._max_purges = max_purges
         self._read = False
         self._read_to: PurgeId = 0
-        # The file, and its last transaction, as of which it was read to its end: without another there is no news. To
-        # ask for that is half of a look for the last purge, and each read of L2 asks.
+        # The file, and its last transaction, as of which it was read to its end: without another there is no news.
         self._read_of: LmdbFile | None = None
         self._read_at = 0
         self._follower: asyncio.Task[None] | None = None
@@ -98,6 +97,12 @@ class LmdbLog(SharedLog):
         self._take(floor, news)
         self._read = True
         self._read_of, self._read_at = file, last
+
+    @override
+    def refresh_as_of_look(self) -> None:
+        file = self._file()
+        if file is None or file.seen != self._read_at or file is not self._read_of:
+            self.refresh()
 
     def _news(self, file: LmdbFile, txn: "lmdb.Transaction[bytes]") -> tuple[PurgeId, list[tuple[bytes, bytes]]]:
         """The floor, and the purges that were not read yet."""

@@ -38,6 +38,9 @@ class MemoryLog:
     def refresh(self) -> None:
         """Nobody else appends."""
 
+    def refresh_as_of_look(self) -> None:
+        """See `InvalidationLog.refresh_as_of_look`."""
+
     async def append(self, scope: PurgeScope, value: str, *, soft: bool = False) -> Appended:
         """See `InvalidationLog.append`."""
         purge = Purge(self._index.last_seen + 1, scope, value, soft, self._clock.wall())
@@ -51,6 +54,9 @@ class MemoryLog:
 
     async def start(self) -> None:
         """Nobody else appends."""
+
+    def refresh_as_of_look(self) -> None:
+        """See `InvalidationLog.refresh_as_of_look`."""
 
     async def close(self) -> None:
         """There is nothing to let go of."""

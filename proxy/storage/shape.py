@@ -155,9 +155,9 @@ class Shape:
     """
 
     __slots__ = (
-        "_array_at", "_constants", "_echoes", "_kinds", "_numbers", "_own_strings", "_pick_echoed", "_pick_entry", "_pick_stored",
-        "_prototype", "_ranged", "_steps", "_strings", "_weak", "data", "names", "own_names", "own_places", "purge_id_at", "tagged",
-        "uses", "values",
+        "_array_at", "_constants", "_echoes", "_kinds", "_numbers", "_own_strings", "_pick_echoed", "_pick_entry",
+        "_pick_stored", "_prototype", "_ranged", "_steps", "_strings", "_weak", "data", "names", "own_names",
+        "own_places", "purge_id_at", "tagged", "uses", "values",
     )  # fmt: skip
 
     def __init__(self, data: bytes) -> None:

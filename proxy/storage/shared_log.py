@@ -82,6 +82,10 @@ class SharedLog(ABC):
     def refresh(self) -> None:
         """See `InvalidationLog.refresh`."""
 
+    def refresh_as_of_look(self) -> None:
+        """See `InvalidationLog.refresh_as_of_look`."""
+        self.refresh()
+
     @abstractmethod
     async def start(self) -> None:
         """See `InvalidationLog.start`."""

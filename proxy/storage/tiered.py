@@ -197,7 +197,7 @@ class TieredStore:
         """`look`, if it may be used as it is."""
         if look.discard_at <= self._clock.wall():
             return None
-        self.log.refresh()
+        self.log.refresh_as_of_look()
         return look if self.log.newest_match(key.primary, look) is None else None
 
     async def get_newer(self, key: CacheKey, held: Entry) -> Entry | None:

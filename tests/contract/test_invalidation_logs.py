@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from proxy.storage.codec import Look
 from proxy.storage.invalidation_log import Appended, InvalidationLog, Purge, PurgeScope
 from proxy.storage.lmdb import LmdbStore
+from proxy.storage.lmdb_file import LmdbFile
+from proxy.storage.lmdb_log import LmdbLog
 from tests.support.records import entry, key, marker, until
 from tests.support.stores import REDIS_KINDS, Backends
 
@@ -243,3 +246,57 @@ async def test_an_adopted_purge_is_known_when_it_comes_from_the_shared_log(share
     other.refresh()
     await until(lambda: other.last_seen == last.purge.id)
     assert told.count(first.purge) == 1
+
+
+async def test_what_was_appended_before_l2_was_looked_at_is_applied_by_the_look(made: Backends) -> None:
+    store = await made.lmdb()
+    one, other = await made.lmdb_log(store, started=False), await made.lmdb_log(store, started=False)
+    one.refresh()
+    other.refresh()
+    await store.put(key(), RECORD)
+    assert isinstance(store.look(key()), Look)
+    one.refresh_as_of_look()
+    before = await other.append(PurgeScope.TAG, "t")
+    assert isinstance(store.look(key()), Look)
+    one.refresh_as_of_look()
+    assert one.newest_match(PRIMARY, RECORD) == before.purge
+    # Written and read on by others meanwhile: the look is the older one.
+    after = await other.append(PurgeScope.TAG, "s")
+    one.refresh()
+    assert one.newest_match(PRIMARY, RECORD) == after.purge
+    one.refresh_as_of_look()
+    last = await other.append(PurgeScope.TAG, "s")
+    assert isinstance(store.look(key()), Look)
+    one.refresh_as_of_look()
+    assert one.newest_match(PRIMARY, RECORD) == last.purge
+
+
+async def test_without_a_look_at_l2_a_log_is_read_to_its_end(shared: Place) -> None:
+    one, other = await shared.log(), await shared.log()
+    appended = await one.append(PurgeScope.TAG, "t")
+    other.refresh_as_of_look()
+    await until(lambda: other.newest_match(PRIMARY, RECORD) == appended.purge)
+
+
+async def test_a_log_begins_anew_in_another_file(made: Backends) -> None:
+    store = await made.lmdb()
+    files = [store.file]
+    log = LmdbLog(lambda: files[-1], made.clock, made.tasks, timeout_seconds=5.0)
+    log.refresh()
+    assert log.ready
+    path = made.directory / "other.mdb"
+    second = LmdbFile(path, 2**20)
+    writer = LmdbLog(lambda: second, made.clock, made.tasks, timeout_seconds=5.0)
+    while _last_transaction(second) + 1 < _last_transaction(store.file):
+        await second.write(second.release_pages)
+    appended = await writer.append(PurgeScope.TAG, "t")
+    files.append(second)
+    log.refresh()
+    assert log.newest_match(PRIMARY, RECORD) == appended.purge
+    await second.close()
+
+
+def _last_transaction(file: LmdbFile | None) -> int:
+    assert file is not None
+    with file.env.begin() as txn:
+        return txn.id()

@@ -11,10 +11,12 @@ from redis.asyncio.connection import AbstractConnection
 from proxy.clock import Clock
 from proxy.http.message import make_headers
 from proxy.storage.base import CacheKey, Entry, Record, Store
+from proxy.storage.codec import Look
 from proxy.storage.memory import MemoryStore
 from proxy.storage.packed import pack
 from proxy.storage.redis_client import RedisClient, connect, disconnect
 from proxy.storage.redis_url import parse_redis_url
+from proxy.storage.second_tier import Later
 from tests.support.clock import FakeClock
 from tests.support.records import NOW, entry, key, marker, same
 from tests.support.stores import L2_KINDS, REDIS_KINDS, Backends
@@ -212,6 +214,28 @@ async def test_a_record_that_is_too_large_replaces_what_was_there_by_nothing(kin
     await store.put(key(), entry())
     await store.put(key(), entry(body=b"x" * 10_000))
     assert await store.get(key()) is None
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "redis"])
+async def test_looks_are_counted_when_their_turn_is_over(made: Backends, kind: str) -> None:
+    store = await made.second_tier(kind)
+    for number in range(3):
+        await store.put(key(f"/{number}"), entry())
+    before = store.counters.latency.count
+    found: list[object] = []
+    for number in range(4):
+        looked = store.look(key(f"/{number}"))
+        if looked is Later.LATER:
+            assert store.look_soon(key(f"/{number}"), found.append)
+        else:
+            found.append(looked)
+    while len(found) < 4:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [type(one) for one in found] == [Look, Look, Look, type(None)]
+    assert store.counters.as_dict()["hits"] == 3
+    assert store.counters.latency.count - before == (3 if kind == "lmdb" else 1)
+    assert store.health().last_latency_seconds is not None
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-socket", "redis-sentinel"])
