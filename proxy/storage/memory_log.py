@@ -55,9 +55,6 @@ class MemoryLog:
     async def start(self) -> None:
         """Nobody else appends."""
 
-    def refresh_as_of_look(self) -> None:
-        """See `InvalidationLog.refresh_as_of_look`."""
-
     async def close(self) -> None:
         """There is nothing to let go of."""
 
