@@ -13,12 +13,12 @@ from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS
 from proxy.clock import Clock
 from proxy.http.message import Request
 from proxy.pipeline.exchange import CacheReport
-from proxy.pipeline.recall import Done, Recalled, Soon
+from proxy.pipeline.recall import SOON, Done, Recalled, Soon
 from proxy.policy.freshness import age_at
 from proxy.policy.keys import KeyRules, keys_for_targets
 from proxy.storage.base import CacheKey
 from proxy.storage.codec import Look
-from proxy.storage.second_tier import Later
+from proxy.storage.second_tier import LATER
 from proxy.storage.tiered import TieredStore
 
 _TTL: Final = ";ttl="
@@ -103,7 +103,7 @@ class HitRecall:
         if self._nowhere.holds((key, False), self._monotonic()):
             return None
         found = self._store.look_beyond(key)
-        return Soon.SOON if found is Later.LATER else self._judge(key, found)
+        return SOON if found is LATER else self._judge(key, found)
 
     def ask(self, target: str, done: Done) -> bool:
         """See `RecallTerms.ask`."""

@@ -10,7 +10,7 @@ target, and from then on the server asks the terms for the stored response and f
 
 from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
-from typing import Protocol, TypeAlias, final
+from typing import Final, Protocol, TypeAlias, final
 
 
 class Soon(Enum):
@@ -18,6 +18,8 @@ class Soon(Enum):
 
     SOON = "only `ask` can tell"
 
+
+SOON: Final = Soon.SOON  # by the class it takes 0.2 µs to get at
 
 @final
 class Recalled:

@@ -15,7 +15,7 @@ from proxy.clock import Clock
 from proxy.http.message import from_wire, to_wire
 from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import PassagePart, Passed
-from proxy.pipeline.recall import Recalled, RecallTerms, Soon
+from proxy.pipeline.recall import SOON, Recalled, RecallTerms
 from proxy.server.application import Application
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller, values_of
@@ -183,7 +183,7 @@ class Recalls:
         recalled = known.terms.find(target)
         if recalled is None:
             return None
-        if recalled is not Soon.SOON:
+        if recalled is not SOON:
             return self.wire(known, recalled, caller, head, target, began)
         waiting = Waiting(self, known, client, caller, head, outline, began)
         if not known.terms.ask(target, waiting.done):

@@ -69,9 +69,8 @@ class Ways:
         """
         newest, outline = self._newest
         if head != newest:
-            outline = None
-            if len(head) <= self._lane.max_head_bytes:
-                outline = outline_of(*self._lane.scissors.cut(head))
+            lane = self._lane
+            outline = outline_of(*lane.scissors.cut(head)) if len(head) <= lane.max_head_bytes else None
             self._newest = head, outline
         if outline is None:
             return None

@@ -29,7 +29,7 @@ from proxy.storage.breaker import Breaker
 from proxy.storage.codec import Look, decode, encode, look
 from proxy.storage.lmdb_file import LmdbFile
 from proxy.storage.packed import PackedEntry
-from proxy.storage.second_tier import Batch, Later, SecondTier, TierFailedError
+from proxy.storage.second_tier import LATER, Batch, Later, SecondTier, TierFailedError
 from proxy.tasks import Tasks
 
 FILL: Final = 0.8
@@ -113,25 +113,23 @@ class LmdbStore(SecondTier):
         except lmdb.Error as error:
             self._count_failure(error)
             return None
-        return Later.LATER if found is _Unread.LARGE else self._counted(found, began)
+        return LATER if found is _Unread.LARGE else self._counted(found, began)
 
     @override
     def look(self, key: CacheKey) -> Look | Later | None:
         file = self.file
         if file is None or not self.breaker.closed:
-            return Later.LATER
+            return LATER
         began = self._clock.monotonic()
         try:
             with file.env.begin(file.records, None, False, True) as txn:  # buffers; by name it takes half as much again
                 value = txn.get(key.digest())
-                if value is None:
-                    return None
                 file.seen = txn.id()
-                found = look(value[_PREFIX.size :]) if len(value) <= LARGE_BYTES else None
+                found = look(value[_PREFIX.size :]) if value is not None and len(value) <= LARGE_BYTES else None
         except lmdb.Error:
-            return Later.LATER
+            return LATER
         if found is None:
-            return Later.LATER
+            return None if value is None else LATER
         if not self._looks:
             asyncio.get_running_loop().call_soon(self._count_looks)
         self._looks.append(self._clock.monotonic() - began)

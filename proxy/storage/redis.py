@@ -22,7 +22,7 @@ from proxy.storage.breaker import Breaker
 from proxy.storage.codec import Look, decode, encode, look
 from proxy.storage.redis_client import REDIS_ERRORS, RedisClient, connect, disconnect
 from proxy.storage.redis_url import RedisAddress
-from proxy.storage.second_tier import Batch, Later, SecondTier, TierFailedError
+from proxy.storage.second_tier import LATER, Batch, Later, SecondTier, TierFailedError
 from proxy.tasks import Tasks
 
 MAX_KEYS_A_CALL: Final = 128
@@ -189,7 +189,7 @@ class RedisStore(SecondTier):
             return None
         found = look(value) if isinstance(value, bytes) and len(value) < LARGE_BYTES else None
         if found is None:
-            return Later.LATER
+            return LATER
         self.counters.hits.value += 1
         return found
 
@@ -262,7 +262,7 @@ def _settle(lookups: list[_Lookup]) -> None:
     """Let those who still wait go on without a record."""
     for _, lookup in lookups:
         if isinstance(lookup, _Glance):
-            lookup.set_result(Later.LATER)
+            lookup.set_result(LATER)
         elif not lookup.done():
             lookup.set_result(None)
 

@@ -4,7 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from proxy.clock import Clock
 from proxy.metrics.registry import Registry
@@ -21,6 +21,8 @@ class Later(Enum):
 
     LATER = "only `get` can tell"
 
+
+LATER: Final = Later.LATER  # by the class it takes 0.2 µs to get at
 
 Batch: TypeAlias = Mapping[CacheKey, Record | PackedEntry | None]
 """What is to stand under each key from now on; None: nothing."""

@@ -24,7 +24,7 @@ from proxy.storage.invalidation_log import InvalidationLog, Purge, PurgeScope
 from proxy.storage.memory import MemoryStore
 from proxy.storage.node import Use, Watcher
 from proxy.storage.packed import PackedEntry, unpack
-from proxy.storage.second_tier import Later, SecondTier
+from proxy.storage.second_tier import LATER, Later, SecondTier
 from proxy.storage.stopping import stop
 from proxy.storage.write_behind import WriteBehind
 from proxy.tasks import Tasks
@@ -170,7 +170,7 @@ class TieredStore:
         if self.l2 is None or not self._is_beyond(key):
             return None
         found = self.l2.look(key)
-        return found if found is None or found is Later.LATER else self._sound(key, found)
+        return found if found is None or found is LATER else self._sound(key, found)
 
     def look_soon(self, key: CacheKey, done: Callable[[Look | None], None]) -> bool:
         """The same where it takes a while; whether `done` is going to be called with it, once."""
