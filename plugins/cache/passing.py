@@ -13,6 +13,7 @@ from typing import Final, final
 
 from plugins.cache.account import Account
 from plugins.cache.fetch import Fetcher
+from plugins.cache.filling import Filled, Filling
 from plugins.cache.landing import FlightKey, Kept, Landed, Place, Withdrawn
 from proxy.clock import Clock
 from proxy.http.message import Request, Response
@@ -20,15 +21,11 @@ from proxy.http.names import AUTHORIZATION
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, Tail
 from proxy.pipeline.passage import OwnValues, PassagePart, Ticket, Transcript
 from proxy.pipeline.replay import SERVER_MADE, Tally
-from proxy.policy.admission import Pattern, admit_alike
-from proxy.policy.deception import is_promised_by
-from proxy.policy.keys import KeyRules, key_for_target
+from proxy.policy.admission import Pattern
+from proxy.policy.keys import KeyRules, keys_for_targets
 from proxy.policy.reasons import Reason
-from proxy.policy.recurring import Recurring, recurring
-from proxy.policy.reuse import discard_at
-from proxy.policy.status import StatusByTtl
-from proxy.storage.base import CacheKey, Entry, PurgeId
-from proxy.storage.packed import Mould, PackedEntry, mould_of, unpack, url_within
+from proxy.storage.base import CacheKey, Entry
+from proxy.storage.packed import unpack
 from proxy.storage.tiered import TieredStore
 from proxy.upstream.collapse import Flight
 
@@ -69,91 +66,6 @@ _UNCACHEABLE: Final = _Unseen(Way.UNCACHEABLE)
 
 
 @final
-class _Cast:
-    """What is the same for responses whose heads are equal to the letter.
-
-    Args:
-        own: of one of them.
-        purge_id: of their entries.
-    """
-
-    __slots__ = ("_own", "_purge_id", "mould", "recurring")
-
-    def __init__(self, own: OwnValues, purge_id: PurgeId, same: Recurring, mould: Mould) -> None:
-        self._own = own
-        self._purge_id = purge_id
-        self.recurring = same
-        self.mould = mould
-
-    def suits(self, own: OwnValues, purge_id: PurgeId, now: float, *, no_default_ttl: bool) -> bool:
-        """Whether a response is one of them that comes `now`, for a path that promises as much."""
-        return (
-            own is self._own
-            and purge_id == self._purge_id
-            and no_default_ttl is self.recurring.stored.no_default_ttl
-            and self.recurring.lasts(now)
-        )
-
-
-@final
-class Filled:
-    """What responses that fill the cache have in common.
-
-    Args:
-        entry: one of them, as it is stored, but for its body.
-        report: the cache's account of it.
-        show: makes the Cache-Status field; None: there is none.
-    """
-
-    __slots__ = ("_cast", "_status", "entry", "pattern")
-
-    def __init__(
-        self, pattern: Pattern, entry: Entry, report: CacheReport, show: Callable[[CacheReport], str] | None
-    ) -> None:
-        self._cast: _Cast | None = None
-        self.pattern = pattern
-        self.entry = entry
-        self._status = None if show is None else StatusByTtl(show(report.with_ttl(0.0)))
-
-    def packed(
-        self, own: OwnValues, target: str, url: str | int, body: bytes, *, purge_id: PurgeId, began: float, now: float
-    ) -> tuple[PackedEntry, float] | None:
-        """What is stored of a response with these own values, and until when it is fresh; None: the pipeline has to
-        tell.
-
-        Args:
-            url: see `PackedEntry`.
-            began, now: wall seconds when its request was sent, and now that it is here.
-        """
-        path = target.partition("?")[0]
-        no_default_ttl = not is_promised_by(path, self.entry.stored.headers)
-        cast = self._cast
-        if cast is None or not cast.suits(own, purge_id, now, no_default_ttl=no_default_ttl):
-            stored = admit_alike(
-                self.pattern,
-                own,
-                request_time=began,
-                response_time=now,
-                body_length=len(body),
-                no_default_ttl=no_default_ttl,
-            )
-            if stored.fresh_until <= now:
-                return None
-            known = self.entry
-            entry = Entry(stored, b"", "", purge_id, discard_at(stored), known.tags, known.route)
-            same, mould = recurring(self.pattern, stored, own), mould_of(entry)
-            if same is None or mould is None:
-                return None
-            cast = self._cast = _Cast(own, purge_id, same, mould)
-        times = cast.recurring.times(began, now)
-        return None if times is None else (cast.mould.cast(times, url, body), times[-1])
-
-    def made(self, ttl: float) -> tuple[str, ...]:
-        """See `Ticket.keep`."""
-        return () if self._status is None else (self._status.at(ttl),)
-
-
-@final
 class FillTicket:
     """A `Ticket` of a request that fills the cache.
 
@@ -181,8 +93,8 @@ class FillTicket:
         if len(body) > gate.max_object_bytes:
             return None
         now, since = gate.clock.wall(), flight.since
-        url = url_within(self.place.primary, gate.url(self._target))
-        kept = pattern.packed(own, self._target, url, body, purge_id=since, began=self._began, now=now)
+        made = Filling(self.place.primary, gate.url(self._target), self._target, since, self._began, now)
+        kept = pattern.packed(made, own, body)
         if kept is None:
             return None
         packed, fresh_until = kept
@@ -232,8 +144,8 @@ class Gate:
     """
 
     __slots__ = (
-        "_authorized", "_before", "_beyond", "_request", "clock", "fetcher", "made", "max_object_bytes", "pattern",
-        "rules", "store", "way",
+        "_authorized", "_before", "_beyond", "_primary", "_request", "clock", "fetcher", "made", "max_object_bytes",
+        "pattern", "store", "way",
     )  # fmt: skip
 
     def __init__(
@@ -260,7 +172,7 @@ class Gate:
         self.fetcher = fetcher
         self.store = store
         self.clock = clock
-        self.rules = rules
+        self._primary = keys_for_targets(request, rules)
         self.max_object_bytes = max_object_bytes
 
     def url(self, target: str) -> str:
@@ -281,7 +193,7 @@ class Gate:
         """See `PassageTerms.enter`."""
         if self.way is Way.WITHOUT:
             return _WITHOUT
-        place = CacheKey(key_for_target(self._request, target, self.rules))
+        place = CacheKey(self._primary(target))
         key = place, self._authorized
         now, fetcher, store = self.clock.monotonic(), self.fetcher, self.store
         if place in store.l1:

@@ -9,16 +9,13 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias, final
 
-from proxy.storage.base import NO_FORMS, Entry
+from proxy.storage.base import Entry
 from proxy.storage.shape import Shape
 from proxy.storage.shapes import SHAPES
 
 Change: TypeAlias = Callable[[Entry], Entry]
-Times: TypeAlias = tuple[float, float, float, float, float]
-"""`discard_at`, `request_time`, `response_time`, `initial_age` and `fresh_until`, see `Entry` and `Stored`."""
 
 _DISCARD_AT: Final = struct.Struct("<xd")  # of an entry's own bytes
-_TIMES: Final = struct.Struct("<5d")  # of an entry's own bytes, behind the flags
 _SHARED_BY: Final = 8
 """A shape, some 3 KB of objects, is kept for an entry if it is one of so many at least; others have its bytes alone."""
 
@@ -69,53 +66,21 @@ def pack(entry: Entry, primary: str) -> PackedEntry:
         primary: its primary key.
     """
     shape, own = SHAPES.split(entry)
-    return PackedEntry(_kept(shape), own, url_within(primary, entry.url), entry.body, entry.forms)
+    return PackedEntry(shared(shape), own, url_within(primary, entry.url), entry.body, entry.forms)
 
 
 def _kept(shape: Shape) -> Shape | bytes:
     return shape if shape.uses >= _SHARED_BY else shape.data
 
 
+def shared(shape: Shape) -> Shape | bytes:
+    """What `PackedEntry.shape` is to be."""
+    return shape if shape.uses >= _SHARED_BY else shape.data
+
+
 def url_within(primary: str, url: str) -> str | int:
     """How `PackedEntry.url` says `url`."""
     return len(primary) - len(url) if primary.endswith(url) else url
-
-
-@final
-class Mould:
-    """Makes packed entries that are alike but for times, URLs and bodies.
-
-    What one origin fills the cache with within a second differs in little else. To make the objects of such an entry
-    takes 6 µs and to split it by its shape as much again; to cast it takes 1.
-
-    Args:
-        shape, own: of one of them.
-    """
-
-    __slots__ = ("_behind", "_flags", "_shape")
-
-    def __init__(self, shape: Shape, own: bytes) -> None:
-        self._shape = shape
-        self._flags = own[:1]
-        self._behind = own[1 + _TIMES.size :]
-
-    def cast(self, times: Times, url: str | int, body: bytes) -> PackedEntry:
-        """One with these times.
-
-        Args:
-            url: see `PackedEntry`.
-            body: as long as that of the first.
-        """
-        shape = self._shape
-        shape.uses += 1
-        own = b"".join((self._flags, _TIMES.pack(*times), self._behind))
-        return PackedEntry(_kept(shape), own, url, body, NO_FORMS)
-
-
-def mould_of(entry: Entry) -> Mould | None:
-    """What makes entries like this one; None: more than `Times` would differ."""
-    shape, own = SHAPES.split(entry)
-    return Mould(shape, own) if shape.is_stepped else None
 
 
 def unpack(packed: PackedEntry, primary: str) -> Entry:

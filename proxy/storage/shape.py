@@ -15,7 +15,7 @@ anything else: none can be forgotten.
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from operator import call, itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -146,7 +146,7 @@ class Shape:
         data: the same.
         names, values: of all header fields, in their order; a value is None where it is each entry's own.
         own_names, own_places: which fields those are, in the order of `own_values`.
-        purge_id_at: the place of `purge_id` in `Own`.
+        purge_id_at, body_length_at: the places of `purge_id` and `body_length` in `Own`.
         tagged: whether entries of this shape have tags.
         uses: how many entries were found to have this shape.
 
@@ -156,8 +156,8 @@ class Shape:
 
     __slots__ = (
         "_array_at", "_constants", "_echoes", "_kinds", "_numbers", "_own_strings", "_pick_echoed", "_pick_entry",
-        "_pick_stored", "_prototype", "_ranged", "_steps", "_strings", "_weak", "data", "names", "own_names",
-        "own_places", "purge_id_at", "tagged", "uses", "values",
+        "_pick_stored", "_prototype", "_ranged", "_steps", "_strings", "_weak", "body_length_at", "data", "names",
+        "own_names", "own_places", "purge_id_at", "tagged", "uses", "values",
     )  # fmt: skip
 
     def __init__(self, data: bytes) -> None:
@@ -195,6 +195,7 @@ class Shape:
         self._numbers = struct.Struct(f"<B{len(numbers)}d")
         self._array_at = self._numbers.size
         self.purge_id_at = 1 + len(numbers)
+        self.body_length_at = self.purge_id_at + INTEGERS.index("stored.body_length")
         self._strings = slice(self.purge_id_at + len(INTEGERS), self.purge_id_at + len(INTEGERS) + self._own_strings)
         self._steps = tuple(step for step in steps if step is not None)
         strings, lists = self._own_strings + (self._weak is not None), self.tagged + self._ranged
@@ -218,6 +219,19 @@ class Shape:
             else:
                 raise UndecodableError
         self._pick_echoed = itemgetter(*echoed, 0, 0)  # of less than two it would make no tuple
+
+    def own_slots(self) -> Iterator[tuple[str, int, Callable[[Any], str] | None]]:
+        """The names of the header fields that are an entry's own, in the order of `own_names`, where in `Own` stands
+        what they say, and how they say it; None: as it stands there.
+        """
+        places = range(self.purge_id_at + len(self._kinds))
+        writers = (*(None for _ in places[self._strings]), *self._echoes)
+        return zip(self.own_names, (*places[self._strings], *self._pick_echoed(places)), writers, strict=False)
+
+    def constant(self, name: str) -> str | None:
+        """The value of the header field `name` of all entries; None: they differ in it, or have it not once."""
+        found = [value for known, value in zip(self.names, self.values, strict=True) if known == name]
+        return found[0] if len(found) == 1 else None
 
     @property
     def is_stepped(self) -> bool:

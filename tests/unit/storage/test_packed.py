@@ -2,17 +2,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.http.message import make_headers
 from proxy.storage.base import Entry
 from proxy.storage.memory import MemoryStore
-from proxy.storage.packed import PackedEntry, address, mould_of, pack, unpack, url_within
+from proxy.storage.packed import PackedEntry, address, pack, unpack
 from proxy.storage.shapes import Shapes
 from proxy.storage.weights import weigh
 from tests.support.clock import FakeClock
-from tests.support.records import NOW, entries, entry, key, marker, same, times
+from tests.support.records import NOW, entries, entry, key, marker, same
 
 
 def like_others(number: int) -> Entry:
@@ -43,45 +43,6 @@ def test_an_entry_comes_out_as_it_went_in_with_the_same_bodies(one: Entry, metho
         assert unpacked.forms is one.forms
         assert packed.discard_at == one.discard_at
         assert address(packed, primary) == (one.url, one.tags)
-
-
-@given(entries, st.tuples(*[times] * 5), st.binary(max_size=50))
-@settings(deadline=None)
-def test_what_a_mould_casts_is_like_its_model_but_for_times_url_and_body(
-    one: Entry, moments: tuple[float, float, float, float, float], body: bytes
-) -> None:
-    mould = mould_of(one)
-    event("there is a mould" if mould is not None else "there is none")
-    if mould is None:
-        return
-    url = "http://example.test/cast"
-    discard_at, request_time, response_time, initial_age, fresh_until = moments
-    windows = (
-        moment - one.stored.fresh_until
-        for moment in (one.stored.stale_while_revalidate_until, one.stored.stale_if_error_until)
-    )
-    while_revalidate, if_error = ((window + 0.5) // 1 for window in windows)
-    expected = replace(
-        one,
-        url=url,
-        body=body,
-        discard_at=discard_at,
-        forms={},
-        stored=replace(
-            one.stored,
-            request_time=request_time,
-            response_time=response_time,
-            initial_age=initial_age,
-            fresh_until=fresh_until,
-            stale_while_revalidate_until=fresh_until + while_revalidate,
-            stale_if_error_until=fresh_until + if_error,
-        ),
-    )
-    for primary in (f"GET {url}", "GET http://example.test/"):
-        packed = mould.cast(moments, url_within(primary, url), body)
-        assert same(unpack(packed, primary), expected)
-        assert packed.discard_at == discard_at
-        assert address(packed, primary) == (url, one.tags)
 
 
 @pytest.mark.parametrize("length", [2**64, 2**64 + 1, 2**70])
