@@ -6,8 +6,7 @@ stands left works for each client. The rules are those of `proxy.policy`; here t
 
 import asyncio
 import random
-from collections.abc import Callable, Hashable
-from dataclasses import replace
+from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from typing import ClassVar, Final
@@ -20,33 +19,32 @@ from plugins.cache.asking import CLIENT_CONDITIONS, FieldGuard
 from plugins.cache.content import read_content
 from plugins.cache.explain import Explainer
 from plugins.cache.fetch import ERROR_STATUSES, Fetcher
+from plugins.cache.finding import Finder, flight_key
 from plugins.cache.forms import EntryForms, FormMaker
-from plugins.cache.landing import FlightKey, Kept, Landed, Passed, Place, Voyage, Withdrawn
+from plugins.cache.landing import FlightKey, Landed, Passed, Place, Voyage, Withdrawn
 from plugins.cache.parts import wanted_part
-from plugins.cache.passing import CachePassages, own_flight
-from plugins.cache.recalling import HitRecall, SecondSight, is_plain
-from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS, HitTallies, HitTerms, may_replay
+from plugins.cache.passing import own_flight
+from plugins.cache.replaying import HEEDED_FIELDS
 from plugins.cache.serving import aged_headers, respond
 from plugins.cache.settings import CacheSettings
-from plugins.cache.variants import variant_place, why_missing
+from plugins.cache.shortcuts import Shortcuts
+from plugins.cache.variants import why_missing
 from proxy.errors import ProxyError, UpstreamError
 from proxy.http.body import close_body
 from proxy.http.message import Headers, Request, Response
-from proxy.http.names import AUTHORIZATION, IF_MATCH, RANGE
+from proxy.http.names import IF_MATCH, RANGE
 from proxy.http.problem import problem
 from proxy.pipeline.exchange import CacheReport, CacheResult, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.explanation import Explanation
-from proxy.pipeline.passage import OWN_FIELDS, PassagePart
+from proxy.pipeline.passage import PassagePart
 from proxy.pipeline.plugin import Plugin, Services
 from proxy.pipeline.replay import ReplayPart
 from proxy.policy import reuse
-from proxy.policy.admission import pattern_of
 from proxy.policy.keys import primary_key
 from proxy.policy.model import Decision, Hit, Miss, Revalidate, StaleHit, Unsatisfiable
 from proxy.policy.reasons import Reason
 from proxy.policy.status import cache_status
-from proxy.storage.base import CacheKey, Entry, VaryMarker
-from proxy.storage.codec import encode, look
+from proxy.storage.base import Entry, VaryMarker
 from proxy.storage.invalidation_log import Purge, PurgeScope
 from proxy.upstream.collapse import Flight
 
@@ -87,28 +85,22 @@ class Cache(Plugin[CacheSettings]):
         self._store = services.store
         self._log = services.invalidations
         self._account = Account(services.clock, services.metrics)
-        self._hit_tallies = HitTallies(self._account, services.store.count_hits)
         self._status_field: Callable[[CacheReport], str] | None = None
         if settings.cache_status:
             self._status_field = partial(cache_status, key=settings.cache_status_key)
         self._fetcher: Fetcher
         self._forms: FormMaker
-        self._passages: CachePassages
+        self._finder: Finder
+        self._shortcuts: Shortcuts
         self._last_tag_purge = 0
-        self._sight = SecondSight()
 
     @override
     async def start(self) -> None:
         self._fetcher = Fetcher(self.settings, self._options, self.services)
         self._forms = FormMaker(self._store, self.services.tasks)
-        self._passages = CachePassages(
-            self._fetcher,
-            self._store,
-            self._clock,
-            self._account,
-            self._rules,
-            self._status_field,
-            max_object_bytes=self.settings.max_object_bytes,
+        self._finder = Finder(self._store, self._fetcher, self._clock, self._options)
+        self._shortcuts = Shortcuts(
+            self.settings, self._options, self.services, self._fetcher, self._account, self._guard, self._status_field
         )
         self._log.subscribe(self._on_purge)
 
@@ -131,19 +123,19 @@ class Cache(Plugin[CacheSettings]):
         if aside is not None:
             exchange.cache = CacheReport(CacheResult.BYPASS, aside, aside.fwd)
             if aside is Reason.CACHE_OFF and exchange.transcript is not None:
-                exchange.passage = self._passages.without(request)
+                exchange.passage = self._shortcuts.passages.without(request)
             return None
         request = exchange.request = self._guard.without_dropped(request)
         primary = primary_key(request, self._rules)
         for _ in range(ATTEMPTS):
-            place = self._find_local(primary, request)
-            if place.entry is None and self._store.l2 is not None and not self._is_nowhere(request, place):
-                place = await self._find_beyond(place, request)
+            place = self._finder.find_local(primary, request)
+            if self._finder.may_be_beyond(request, place):
+                place = await self._finder.find_beyond(request, place)
             now = self._clock.wall()
             stored = place.entry.stored if place.entry is not None else None
             decision = reuse.decide(request, stored, now, self._options)
-            if isinstance(decision, Revalidate) and place.tier == "l1" and self._store.l2 is not None:
-                place, decision = await self._look_past_l1(exchange, place, decision)
+            if isinstance(decision, Revalidate):
+                place, decision = await self._finder.look_past_l1(request, place, decision)
                 now = self._clock.wall()
             exchange.put(_PLACE, place)
             landed = await self._act(exchange, place, decision, now)
@@ -177,7 +169,7 @@ class Cache(Plugin[CacheSettings]):
 
     async def _act(self, exchange: Exchange, place: Place, decision: Decision, now: float) -> Response | _Turn | None:
         entry = place.entry
-        key = self._flight_key(exchange.request, place)
+        key = flight_key(exchange.request, place)
         match decision:
             case Hit():
                 assert entry is not None
@@ -187,9 +179,9 @@ class Cache(Plugin[CacheSettings]):
                     reason = Reason.REFRESHED_EARLY
                 report = CacheReport(CacheResult.HIT, reason, ttl=decision.ttl, tier=place.tier, key=place.key.primary)
                 if exchange.wants_replay and place.tier == "l1":
-                    exchange.replay = self._terms(exchange.request, place, entry, report)
+                    exchange.replay = self._shortcuts.replay(exchange.request, place, entry, report)
                 elif exchange.transcript is not None and place.tier == "l2":
-                    exchange.recall = self._recall_terms(exchange.request, place, entry, report)
+                    exchange.recall = self._shortcuts.recall(exchange.request, place, entry, report)
                 return self._serve(exchange, place, entry, now, report)
             case StaleHit():
                 assert entry is not None
@@ -215,55 +207,9 @@ class Cache(Plugin[CacheSettings]):
                 key = key if part is None else (*key, part)
                 return await self._fetch(exchange, key, place, why_missing(decision.reason, place.marker), None)
 
-    # Looking up.
-
-    def _find_local(self, primary: str, request: Request) -> Place:
-        key = CacheKey(primary)
-        record = self._store.get_local(key)
-        if isinstance(record, VaryMarker):
-            key, marker = variant_place(primary, record, request), record
-            record = self._store.get_local(key)
-            return Place(key, marker, record, "l1") if isinstance(record, Entry) else Place(key, marker)
-        return Place(key) if record is None else Place(key, None, record, "l1")
-
-    def _is_nowhere(self, request: Request, place: Place) -> bool:
-        """Whether L2 need not be asked: it had nothing either when the origin said not to store what it gave."""
-        return self._fetcher.nowhere.holds(self._flight_key(request, place), self._clock.monotonic())
-
-    async def _find_beyond(self, place: Place, request: Request) -> Place:
-        """What L2 has, where L1 has no more than `place` says."""
-        key, marker = place.key, place.marker
-        found = await self._store.get_beyond(key)
-        if found is not None and isinstance(found.record, VaryMarker) and marker is None:
-            marker = found.record
-            key = variant_place(key.primary, marker, request)
-            found = await self._store.get(key)
-        if found is None or not isinstance(found.record, Entry):
-            return Place(key, marker)
-        return Place(key, marker, found.record, found.tier)
-
-    async def _look_past_l1(self, exchange: Exchange, place: Place, decision: Revalidate) -> tuple[Place, Decision]:
-        """What L2 has may be newer than what L1 has, if another sidecar refreshed it: that saves asking the origin."""
-        assert place.entry is not None
-        if self._fetcher.flights.find(self._flight_key(exchange.request, place)) is not None:
-            return place, decision
-        newer, tier = await self._store.get_newer(place.key, place.entry), "l2"
-        if newer is None:  # but a flight may have landed meanwhile
-            current, tier = self._store.l1.peek(place.key), "l1"
-            if not isinstance(current, Entry) or current is place.entry:
-                return place, decision
-            newer = current
-        judged = reuse.decide(exchange.request, newer.stored, self._clock.wall(), self._options)
-        return replace(place, entry=newer, tier=tier), judged
-
     def _refreshes_early(self, entry: Entry, now: float) -> bool:
         draw = 1.0 - self._draw()
         return reuse.refreshes_early(entry.stored, now, beta=self.settings.early_refresh_beta, draw=draw)
-
-    @staticmethod
-    def _flight_key(request: Request, place: Place) -> tuple[Hashable, ...]:
-        # What a request with credentials learns about a key (that it is private, say) holds for such requests alone.
-        return place.key, AUTHORIZATION in request.headers
 
     # Answering.
 
@@ -276,49 +222,13 @@ class Cache(Plugin[CacheSettings]):
             exchange.forms = EntryForms(self._forms, place.key, entry)
         return respond(exchange.request, entry.stored, headers, entry.body)
 
-    def _terms(self, request: Request, place: Place, entry: Entry, report: CacheReport) -> HitTerms | None:
-        """The terms under which a hit may be given again; None: it may not."""
-        alike = self.settings.cache_status_clients is None
-        if not alike or not may_replay(request, entry, place.marker, self._rules.fields):
-            return None
-        stored = entry.stored
-        origin_seconds = max(0.0, stored.response_time - stored.request_time)
-        early = self.settings.early_refresh_beta * origin_seconds * EARLY_REFRESHES
-        terms = HitTerms(entry, report, self._status_field, early)
-        keys = (place.key,) if place.marker is None else (CacheKey(place.key.primary), place.key)
-        return terms if terms.watch(self._store, *keys) else None
-
-    def _recall_terms(self, request: Request, place: Place, entry: Entry, report: CacheReport) -> HitRecall | None:
-        """The terms under which hits in L2 like this one may be answered; None: they may not."""
-        settings, stored = self.settings, entry.stored
-        alike = settings.cache_status_clients is None and not settings.cache_status_key
-        if not alike or place.marker is not None or not may_replay(request, entry, None, self._rules.fields):
-            return None
-        known = look(encode(entry)) if is_plain(request) and reuse.answers_plainly(stored) else None
-        if known is None or not OWN_FIELDS.issuperset(map(str.lower, known.shape.own_names)):
-            return None
-        return HitRecall(
-            request,
-            known,
-            report,
-            self._status_field,
-            store=self._store,
-            clock=self._clock,
-            rules=self._rules,
-            beta=settings.early_refresh_beta,
-            sight=self._sight,
-            nowhere=self._fetcher.nowhere,
-        )
-
     @override
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart:
-        return self._hit_tallies.part(exchange.route.name, exchange.cache)
+        return self._shortcuts.replay_part(exchange)
 
     @override
     def on_passage(self, exchange: Exchange, outcome: Outcome) -> PassagePart | None:
-        if outcome.status in ERROR_STATUSES or self.settings.cache_status_clients is not None:
-            return None
-        return self._passages.part(exchange.route.name, exchange.cache)
+        return self._shortcuts.passage_part(exchange, outcome)
 
     @property
     @override
@@ -369,7 +279,7 @@ class Cache(Plugin[CacheSettings]):
         if lone is not None:
             self._alone(exchange, reason if lone is Reason.METHOD_NOT_CACHED else lone, ttl, place.key.primary)
             if lone is Reason.RECENTLY_UNCACHEABLE and exchange.transcript is not None:
-                exchange.passage = self._passages.uncacheable(request, place)
+                exchange.passage = self._shortcuts.passages.uncacheable(request, place)
             return None
         flight = self._fetcher.flights.find(key)
         announced = own_flight(exchange.transcript, key)
@@ -463,7 +373,7 @@ class Cache(Plugin[CacheSettings]):
         headers = landed.response.headers if own else aged_headers(landed.stored, now)
         if landed.entry is not None:
             if voyage is not None and exchange.transcript is not None and reason is Reason.NOTHING_STORED:
-                self._learn_filling(exchange, voyage, place, landed, report)
+                self._shortcuts.learn_filling(exchange, voyage, place, landed, report)
             return self._send(exchange, place, landed.entry, headers, report)
         assert landed.body is not None
         reader = voyage.reader if voyage is not None else None
@@ -477,21 +387,6 @@ class Cache(Plugin[CacheSettings]):
         if response.body is not reader:  # the client's own copy is good
             reader.leave()
         return response
-
-    def _learn_filling(
-        self, exchange: Exchange, voyage: Voyage, place: Place, landed: Kept, report: CacheReport
-    ) -> None:
-        """Say on which terms requests like this one, which has filled the cache, may go past it."""
-        request, entry = exchange.request, landed.entry
-        if entry is None or landed.confirmed or landed.names or not landed.shared:
-            return
-        if not is_plain(request) or self.settings.cache_status_key or self._guard.found(request):
-            return
-        if not OWN_FIELDS.isdisjoint(map(str.lower, self.settings.tag_headers)):
-            return  # each response has tags of its own
-        pattern = pattern_of(landed.response, landed.stored, self._options)
-        exchange.beyond = voyage.exchange, voyage.tail
-        exchange.passage = self._passages.filling(exchange, place, pattern, replace(entry, body=b""), report)
 
     def _on_failure(self, exchange: Exchange, place: Place, reason: Reason, error: ProxyError) -> Response:
         """Stale instead of `error` if there is any, else `error`."""
