@@ -5,7 +5,6 @@ first tier comes before: what it has, or should have by now, the pipeline answer
 """
 
 from collections.abc import Callable
-from math import floor
 from typing import Final, final
 
 from plugins.cache.recent import Recent
@@ -16,13 +15,12 @@ from proxy.pipeline.exchange import CacheReport
 from proxy.pipeline.recall import SOON, Done, Recalled, Soon
 from proxy.policy.freshness import age_at
 from proxy.policy.keys import KeyRules, keys_for_targets
+from proxy.policy.status import StatusByTtl
 from proxy.storage.base import CacheKey
 from proxy.storage.codec import Look
 from proxy.storage.second_tier import LATER
 from proxy.storage.tiered import TieredStore
 
-_TTL: Final = ";ttl="
-_TTL_ZERO: Final = f"{_TTL}0"
 _REMEMBERED: Final = 8_192
 
 ENTRY_BYTES: Final = 1_000
@@ -63,8 +61,7 @@ class HitRecall:
     """
 
     __slots__ = (
-        "_before", "_behind", "_early", "_monotonic", "_nowhere", "_primary", "_sight", "_store", "_wall", "first",
-        "made", "own",
+        "_early", "_monotonic", "_nowhere", "_primary", "_sight", "_status", "_store", "_wall", "first", "made", "own",
     )  # fmt: skip
 
     def __init__(
@@ -88,11 +85,7 @@ class HitRecall:
         self._early = beta * EARLY_REFRESHES
         self._sight = sight
         self._nowhere = nowhere
-        self._before: str | None = None  # of Cache-Status, and what stands behind the time left
-        self._behind = ""
-        if show is not None:
-            before, self._behind = show(report.with_ttl(0.0)).split(_TTL_ZERO, 1)
-            self._before = before + _TTL
+        self._status = None if show is None else StatusByTtl(show(report.with_ttl(0.0)))
         self.made = ("Age",) if show is None else ("Age", "Cache-Status")
         self.own = tuple(name.lower() for name in known.shape.own_names)
         self.first = self._recalled(known, self._wall())
@@ -120,10 +113,9 @@ class HitRecall:
 
     def _recalled(self, look: Look, now: float) -> Recalled:
         age = f"{int(age_at(look.initial_age, look.response_time, now))}"
-        if self._before is None:
+        if self._status is None:
             return Recalled(look.shape, (*look.values, age), look.body)
-        status = f"{self._before}{floor(look.fresh_until - now)}{self._behind}"
-        return Recalled(look.shape, (*look.values, age, status), look.body)
+        return Recalled(look.shape, (*look.values, age, self._status.at(look.fresh_until - now)), look.body)
 
 
 def is_plain(request: Request) -> bool:
