@@ -138,7 +138,8 @@ class LmdbStore(SecondTier):
     def _count_looks(self) -> None:
         """Take note of a turn's looks: whoever asks after one of them for what was counted asks in a later turn."""
         looks, self._looks = self._looks, []
-        self.breaker.succeeded(looks[-1])
+        if looks and self.breaker.closed:  # if it is open, what opened it came later
+            self.breaker.succeeded(looks[-1])
         self.counters.latency.observe_all(looks)
         self.counters.hits.value += len(looks)
 
@@ -217,6 +218,7 @@ class LmdbStore(SecondTier):
 
     @override
     def stats(self) -> dict[str, object]:
+        self._count_looks()
         file = self.file
         if file is None:
             return super().stats()

@@ -238,6 +238,17 @@ async def test_looks_are_counted_when_their_turn_is_over(made: Backends, kind: s
     assert store.health().last_latency_seconds is not None
 
 
+async def test_looks_do_not_bring_back_a_tier_that_failed_behind_them_in_their_turn(made: Backends) -> None:
+    store = await made.lmdb()
+    await store.put(key(), entry())
+    assert isinstance(store.look(key()), Look)
+    store.breaker.failed("broken", fatal=True)
+    assert store.stats()["hits"] == 1
+    await asyncio.sleep(0)
+    assert not store.breaker.closed
+    assert store.stats()["hits"] == 1
+
+
 @pytest.mark.parametrize("kind", ["redis", "redis-socket", "redis-sentinel"])
 async def test_look_ups_of_one_turn_are_one_command(made: Backends, kind: str) -> None:
     store = await made.redis(made.url(kind))
