@@ -24,7 +24,8 @@ def connect(address: RedisAddress, *, connect_seconds: float, retries: int) -> R
     """A client for `address`. Connects when it is first used.
 
     Args:
-        connect_seconds: the most that connecting takes. Calls have no time limit: their callers cancel them.
+        connect_seconds: the most that connecting takes, the search among sentinels included. Calls have no time limit:
+            their callers cancel them.
         retries: how often a command is sent again over a new connection when its own is broken.
     """
     options: dict[str, Any] = {
@@ -47,9 +48,16 @@ def connect(address: RedisAddress, *, connect_seconds: float, retries: int) -> R
             [(host, port)] = address.hosts
             return Redis(host=host, port=port, db=address.database, ssl=address.tls, **options)
         case RedisKind.SENTINEL:
+            # They are asked one after the other, and the first one may be gone together with the server: all but one may
+            # be silent, and time to connect is left. redis-py's own default are ten retries of each, longer and longer.
+            share = connect_seconds / (len(address.hosts) + 1)
             sentinel = Sentinel(  # type: ignore[no-untyped-call]  # its __init__ has no annotations
                 list(address.hosts),
-                sentinel_kwargs={"socket_timeout": connect_seconds, "socket_connect_timeout": connect_seconds},
+                sentinel_kwargs={
+                    "socket_timeout": share,
+                    "socket_connect_timeout": share,
+                    "retry": Retry(NoBackoff(), 0),
+                },
             )
             master: Redis = sentinel.master_for(address.service, db=address.database, ssl=address.tls, **options)
             return master
