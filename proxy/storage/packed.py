@@ -69,10 +69,6 @@ def pack(entry: Entry, primary: str) -> PackedEntry:
     return PackedEntry(shared(shape), own, url_within(primary, entry.url), entry.body, entry.forms)
 
 
-def _kept(shape: Shape) -> Shape | bytes:
-    return shape if shape.uses >= _SHARED_BY else shape.data
-
-
 def shared(shape: Shape) -> Shape | bytes:
     """What `PackedEntry.shape` is to be."""
     return shape if shape.uses >= _SHARED_BY else shape.data

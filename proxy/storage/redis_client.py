@@ -48,8 +48,8 @@ def connect(address: RedisAddress, *, connect_seconds: float, retries: int) -> R
             [(host, port)] = address.hosts
             return Redis(host=host, port=port, db=address.database, ssl=address.tls, **options)
         case RedisKind.SENTINEL:
-            # They are asked one after the other, and the first one may be gone together with the server: all but one may
-            # be silent, and time to connect is left. redis-py's own default are ten retries of each, longer and longer.
+            # They are asked one after the other, and the first one may be gone together with the server: all but one
+            # may be silent, and time to connect is left. redis-py by itself asks each eleven times, with pauses.
             share = connect_seconds / (len(address.hosts) + 1)
             sentinel = Sentinel(  # type: ignore[no-untyped-call]  # its __init__ has no annotations
                 list(address.hosts),
