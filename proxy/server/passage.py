@@ -199,6 +199,12 @@ class Passage:
         """A response came that is for the pipeline."""
         self._strangers += STRANGER
 
+    def _known(self) -> None:
+        """A response came that is of a known kind."""
+        self.used = True
+        if self._strangers:
+            self._strangers -= 1
+
     def recognise(self, response: bytes, way: Hashable) -> Arriving | None:
         """What the `response` is that has begun; None: of no known kind, or its head is not whole."""
         end = response.find(_EMPTY_LINE) + len(_EMPTY_LINE)
@@ -207,7 +213,7 @@ class Passage:
         came = response[:end]
         newest, its_way, arriving = self._newest
         if came == newest and way == its_way and arriving is not None:
-            self.used = True
+            self._known()
             return arriving
         parts = _CUT.split(came)
         own = parts[2::3]
@@ -218,8 +224,7 @@ class Passage:
         else:
             self.stranger()
             return None
-        self.used = True
-        self._strangers = max(0, self._strangers - 1)
+        self._known()
         arriving = Arriving(kind, own, end, body_bytes)
         self._newest = came, way, arriving
         return arriving

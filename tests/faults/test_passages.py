@@ -514,3 +514,12 @@ class TestMemory:
             for _ in range(6):
                 await client.ask(request("/a"))
             assert site.crossed > 0
+
+    async def test_some_responses_that_are_like_no_other_do_not_close_a_way_that_the_others_take(self) -> None:
+        async def mostly_alike(call: Call) -> None:
+            await call.send(ok(b"ok", f"X-Number: {call.number}") if call.number % 6 == 0 else ok())
+
+        async with passing_site(mostly_alike) as site, await site.client() as client:
+            for _ in range(6 * (MOST_STRANGERS // STRANGER + 30)):
+                await client.ask(request("/a"))
+            assert site.sample("sidecache_fast_lane_passages") == 1
