@@ -98,9 +98,9 @@ class FillTicket:
         if kept is None:
             return None
         packed, fresh_until = kept
-        self.flight = None
-        gate.fetcher.failing.discard(self.key)
         gate.store.put_packed(self.place, packed, since)
+        self.flight = None  # until here the pipeline could still go on with it
+        gate.fetcher.failing.discard(self.key)
         gate.fetcher.flights.withdraw(self.key, flight)
         flight.land(_kept(unpack(packed, self.place.primary)) if flight.is_awaited else Withdrawn())
         return pattern.made(fresh_until - now)

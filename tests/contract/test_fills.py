@@ -216,3 +216,24 @@ async def test_tags_are_each_response_s_own(lane_bytes: int) -> None:
         await site.services.invalidations.append(PurgeScope.TAG, "tag4")
         hits = ["hit" in ((await client.ask(request(f"/{n}"))).field("Cache-Status") or "") for n in (3, 4)]
         assert hits == [True, False]
+
+
+@PAST
+async def test_a_store_that_fails_leaves_those_who_wait_to_the_pipeline(
+    lane_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    async with warmed(gate, lane_bytes) as (site, client):
+        await asked_for_slow(site, gate, client)
+        async with await site.client() as other:
+            await other.send(request("/slow/a"))
+            await eventually(lambda: site.under_way == 2)
+
+            def fails(*_: object) -> None:
+                raise OSError("out of order")
+
+            monkeypatch.setattr(site.services.store, "put_packed", fails)
+            gate.open.set()
+            assert (await client.response()).body == (await other.response()).body == b"slow"
+            assert gate.slow == 1
+            assert (await client.ask(request("/slow/a"))).field("Cache-Status") == "sidecache;hit;ttl=60;detail=fresh"
