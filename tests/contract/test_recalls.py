@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
+from proxy.server import recalls
 from proxy.storage.invalidation_log import PurgeScope
 from tests.support.clock import FakeClock
 from tests.support.passing import Call, PassingSite, fresh, passing_site
@@ -138,3 +140,23 @@ async def test_what_is_asked_for_twice_moves_into_the_first_tier(made: Backends,
             assert is_hit(await client.ask(request(f"/{number}")))
         assert len(site.services.store.l1) > before
         assert origin.asked == 6
+
+
+async def test_how_a_kind_of_response_is_sent_is_learnt_once(
+    made: Backends, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: list[object] = []
+
+    def counted(*given: Any) -> recalls.RecallKind | None:
+        learnt.append(given)
+        return learn_kind(*given)
+
+    learn_kind = recalls.learn_kind
+    monkeypatch.setattr(recalls, "learn_kind", counted)
+    async with two_tiers(made, clock, "lmdb", LANE_BYTES, l1_bytes=1 << 20) as (site, _, client):
+        for _ in range(4):
+            site.services.store.l1.clear()
+            for number in range(6):
+                assert is_hit(await client.ask(request(f"/{number}")))
+        assert len(learnt) == 1
+        assert site.recalled >= 3
