@@ -146,6 +146,7 @@ class TieredStore:
         if key in self._absent:
             self._absent.discard(key)
             if waiting is None:
+                self.l2.counters.misses.value += 1
                 return None
         if waiting is not None:
             record = waiting.record
@@ -292,6 +293,7 @@ class TieredStore:
 
     def _write(self, key: CacheKey, record: Record | PackedEntry | None) -> None:
         if self._behind is not None:
+            self._absent.discard(key)
             if key in self._reading:
                 self._overtaken.add(key)
             self._behind.add(key, record)

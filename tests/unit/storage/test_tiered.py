@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +9,11 @@ from typing_extensions import override
 from proxy.metrics.registry import Registry
 from proxy.storage.base import CacheKey, Entry, Record
 from proxy.storage.breaker import Breaker
+from proxy.storage.codec import Look
 from proxy.storage.invalidation_log import PurgeScope
 from proxy.storage.packed import PackedEntry, pack, unpack
-from proxy.storage.second_tier import Batch, SecondTier, TierFailedError
+from proxy.storage.second_tier import LATER, Batch, Later, SecondTier, TierFailedError
+from proxy.storage.tiered import TieredStore
 from proxy.storage.write_behind import MAX_WAITING_BYTES, MAX_WAITING_RECORDS
 from tests.support.clock import FakeClock
 from tests.support.records import NOW, entry, key, marker, same, until
@@ -318,6 +320,74 @@ async def test_a_purge_during_a_fetch_wins_over_what_is_put_packed(made: Backend
     assert same(store.get_local(key("/other")), entry("/other", purge_id=began))
     await store.flush()
     assert key() not in l2.held
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("evicted", [False, True], ids=["in L1", "evicted"])
+@pytest.mark.parametrize("scope", [PurgeScope.TAG, PurgeScope.URL, PurgeScope.ALL])
+@pytest.mark.parametrize("read", ["as it waits", "when it is written"])
+async def test_what_was_put_packed_and_waits_for_l2_is_purged_as_any(
+    made: Backends, l2: ScriptedTier, scope: PurgeScope, read: str, *, soft: bool, evicted: bool
+) -> None:
+    log = await made.memory_log()
+    store = await made.tiered(l2, log)
+    l2.open.clear()
+    packed = pack(entry(tags=("t",)), key().primary)
+    store.put_packed(key(), packed, 0)
+    if evicted:
+        store.l1.delete(key())
+    value = {PurgeScope.TAG: "t", PurgeScope.URL: "http://example.test/a", PurgeScope.ALL: ""}[scope]
+    await log.append(scope, value, soft=soft)
+    if read == "when it is written":
+        l2.open.set()
+        await store.flush()
+        store.l1.delete(key())
+    found = await store.get(key())
+    if not soft:
+        assert found is None
+    else:
+        assert found is not None
+        assert isinstance(found.record, Entry)
+        assert found.record.stored.fresh_until <= NOW
+        assert found.record.body is packed.body
+    l2.open.set()
+
+
+class LateTier(ScriptedTier):
+    """One that says later what it has to say of a key."""
+
+    @override
+    def look_soon(self, key: CacheKey, done: Callable[[Look | Later | None], None]) -> bool:
+        record = self.held.get(key)
+        asyncio.get_running_loop().call_soon(done, None if record is None else LATER)
+        return True
+
+
+async def look(store: TieredStore) -> None:
+    told = asyncio.get_running_loop().create_future()
+    assert store.look_soon(key(), told.set_result)
+    assert await told is None
+
+
+async def test_l2_is_not_asked_again_for_what_it_has_just_said_not_to_have(made: Backends) -> None:
+    l2 = LateTier(made)
+    store = await made.tiered(l2, await made.memory_log())
+    await look(store)
+    assert await store.get(key()) is None
+    assert l2.reads == 0
+    assert l2.counters.misses.value == 1
+    assert await store.get(key()) is None
+    assert l2.reads == 1
+
+
+async def test_what_was_written_since_l2_did_not_have_it_is_found(made: Backends) -> None:
+    l2 = LateTier(made)
+    store = await made.tiered(l2, await made.memory_log())
+    await look(store)
+    store.put(key(), entry())
+    await store.flush()
+    store.l1.delete(key())
+    assert await store.get(key()) is not None
 
 
 async def test_a_purge_during_a_fetch_wins(made: Backends, l2: ScriptedTier) -> None:
