@@ -10,6 +10,7 @@ from proxy.errors import ProxyError
 from proxy.server.fast_lane import FastLane
 from proxy.server.forwarding import peer_address
 from proxy.server.heads import Caller
+from proxy.server.outbox import Outbox
 from proxy.server.protocol import Connection
 from proxy.server.raw import RawRequest
 from proxy.server.refusals import TooManyConnectionsError
@@ -46,6 +47,7 @@ class ProxyServer(web.Server):
         self._caller = caller
         self.ways = ways
         self.draining = False
+        self.outbox = Outbox(self._loop.call_soon)
         self._settings = settings
         self.clients: set[Connection] = set()
         self._empty = asyncio.Event()

@@ -78,7 +78,7 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_at_boundary", "_closing_buffer", "_content", "_deadline", "_discarding", "_edges", "_finished", "_gone",
-        "_head_started", "_lane", "_last_request", "_server", "_settings", "_socket_transport", "_under_way",
+        "_head_started", "_lane", "_last_request", "_outbox", "_server", "_settings", "_socket_transport", "_under_way",
         "_writable", "caller", "reply_key", "transcript", "way_key",
     )  # fmt: skip
 
@@ -97,6 +97,7 @@ class Connection(web.RequestHandler):
         )
         # For the connection's life.
         self._server = server
+        self._outbox = server.outbox
         self._settings = settings
         self._socket_transport: asyncio.Transport | None = None
         self._finished = 0
@@ -198,12 +199,7 @@ class Connection(web.RequestHandler):
                 self._deadline.at = inf
                 return True
             wire = answer
-        if isinstance(wire, bytes):
-            transport.write(wire)
-        elif isinstance(wire, tuple):
-            transport.writelines(wire)
-        else:
-            wire.send(transport)
+        self._outbox.put(transport, wire)
         # The timer that runs may be early: it then sets itself anew.
         self._deadline.at = self._loop.time() + self._settings.keep_alive_timeout_seconds
         return True
@@ -214,10 +210,7 @@ class Connection(web.RequestHandler):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if isinstance(wire, bytes):
-            transport.write(wire)
-        else:
-            transport.writelines(wire)
+        self._outbox.put(transport, wire)
         self._deadline.set(self._settings.keep_alive_timeout_seconds)
 
     def taken_over(self, head: bytes, key: bytes, transcript: Transcript | None = None) -> None:
@@ -299,6 +292,7 @@ class Connection(web.RequestHandler):
     @override
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's signature; aiohttp narrows it to None
         if self._payload_parser is None:
+            self._outbox.flush()  # for the transport closes itself
             return None
         self._payload_parser.feed_eof()
         return True
@@ -374,6 +368,8 @@ class Connection(web.RequestHandler):
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ClientGoneError("the client has left")
+        if self._outbox.waiting:
+            self._outbox.flush()
         if len(parts) == 1:
             transport.write(parts[0])
         elif sum(map(len, parts)) <= _WRITE_AT_ONCE_BYTES:
@@ -390,6 +386,7 @@ class Connection(web.RequestHandler):
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ClientGoneError("the client has left")
+        self._outbox.flush()
         if transport.can_write_eof():
             transport.write_eof()
 
@@ -453,6 +450,11 @@ class Connection(web.RequestHandler):
         """Whether the request in hand was the last thing the parser read, so that the rest can go through a tunnel."""
         return self._upgraded and not self._messages
 
+    @override
+    def force_close(self) -> None:
+        self._outbox.flush()
+        super().force_close()
+
     def cut(self) -> None:
         """Close the connection behind what was sent, within the write time-out."""
         self.force_close()
@@ -466,6 +468,7 @@ class Connection(web.RequestHandler):
         transport = self._socket_transport
         if transport is None:
             return
+        self._outbox.flush()
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             with contextlib.suppress(OSError, ValueError):  # closed already: asyncio and uvloop say it differently
@@ -479,6 +482,7 @@ class Connection(web.RequestHandler):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
+        self._outbox.flush()
         self._discarding = True
         self._gone = self._loop.create_future()
         if transport.can_write_eof():
@@ -504,6 +508,7 @@ class Connection(web.RequestHandler):
     def _arm_close(self) -> None:
         transport = self._socket_transport
         if transport is not None:
+            self._outbox.flush()
             self._closing_buffer = transport.get_write_buffer_size()
             self._deadline.set(max(self._settings.write_timeout_seconds, LINGER_SECONDS + 1.0))
 
@@ -511,6 +516,7 @@ class Connection(web.RequestHandler):
         transport = self._socket_transport
         if transport is None:
             return
+        self._outbox.flush()
         left = transport.get_write_buffer_size()
         if self._closing_buffer is not None:
             if left and left < self._closing_buffer:

@@ -19,12 +19,14 @@ from proxy.pipeline.exchange import Exchange, Outcome
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import ReplayPart
 from proxy.pipeline.routes import Route
+from proxy.server.protocol import Connection
 from proxy.storage.base import CacheKey
 from proxy.storage.invalidation_log import PurgeScope
 from tests.support.plugin_harness import response
 from tests.support.raw_client import RawClient, RawResponse, request
 from tests.support.sidecar import eventually
 from tests.support.site import Site, built_in, site
+from tests.support.wire import Wire
 
 FRESH: Mapping[str, str] = {"Cache-Control": "max-age=60", "Content-Type": "text/plain", "ETag": '"v1"'}
 KNOWN = request("/a")
@@ -736,6 +738,47 @@ async def test_a_client_that_does_not_read_holds_up_nobody_and_loses_nothing() -
                 got = await client.response()
                 assert got.body == head.split()[1][1:] * LARGE
             await sending
+
+
+ENDS_OF_CONNECTIONS: list[Callable[[Connection, Site], object]] = [
+    lambda connection, _: connection.force_close(),
+    lambda connection, _: connection.cut(),
+    lambda connection, _: connection.reset(),
+    lambda connection, _: connection.eof_received(),
+    lambda _, one: one.listener._protocols.close_idle(),
+    lambda _, one: one.listener._protocols.cut(),
+]
+
+
+@pytest.mark.parametrize("end", ENDS_OF_CONNECTIONS)
+async def test_what_was_answered_is_sent_though_the_connection_ends_in_the_same_turn(
+    end: Callable[[Connection, Site], object],
+) -> None:
+    async with site(Origin()) as one:
+        async with await RawClient.connect(one.address) as client:
+            await warm(one, client)
+        connection = one.listener._protocols()
+        wire = Wire(connection)
+        before = one.hits
+        connection.data_received(KNOWN)
+        assert one.hits == before + 1
+        end(connection, one)
+        assert wire.sent.endswith(b"body of /a")
+        await wire.leave()
+
+
+async def test_answers_of_the_lane_and_of_the_pipeline_leave_in_their_order() -> None:
+    async with site(Origin()) as one:
+        async with await RawClient.connect(one.address) as client:
+            await warm(one, client)
+        connection = one.listener._protocols()
+        wire = Wire(connection)
+        connection.data_received(KNOWN)
+        connection.data_received(KNOWN)
+        connection.data_received(b"BAD\r\n\r\n")
+        await eventually(lambda: wire.over)
+        assert [part[:3] for part in wire.sent.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"501"]
+        await wire.leave()
 
 
 async def test_a_connection_that_only_the_lane_has_served_is_closed_when_it_idles() -> None:
