@@ -10,7 +10,7 @@ from typing import Final, final
 from plugins.cache.recent import Recent
 from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS
 from proxy.clock import Clock
-from proxy.http.message import Request
+from proxy.http.message import Request, to_wire
 from proxy.pipeline.exchange import CacheReport
 from proxy.pipeline.recall import SOON, Done, Recalled, Soon
 from proxy.policy.freshness import age_at
@@ -112,10 +112,11 @@ class HitRecall:
         return self._recalled(look, now)
 
     def _recalled(self, look: Look, now: float) -> Recalled:
-        age = f"{int(age_at(look.initial_age, look.response_time, now))}"
+        age = b"%d" % int(age_at(look.initial_age, look.response_time, now))
         if self._status is None:
             return Recalled(look.shape, (*look.values, age), look.body)
-        return Recalled(look.shape, (*look.values, age, self._status.at(look.fresh_until - now)), look.body)
+        status = to_wire(self._status.at(look.fresh_until - now))
+        return Recalled(look.shape, (*look.values, age, status), look.body)
 
 
 def is_plain(request: Request) -> bool:

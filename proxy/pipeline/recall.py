@@ -29,12 +29,12 @@ class Recalled:
     Args:
         kind: equal for those that are alike.
         values: of its own fields, see `RecallTerms.own`, and behind them those that are made anew each time, in the
-            order of `RecallTerms.made`.
+            order of `RecallTerms.made`; as they are sent.
     """
 
     __slots__ = ("body", "kind", "values")
 
-    def __init__(self, kind: Hashable, values: Sequence[str], body: bytes) -> None:
+    def __init__(self, kind: Hashable, values: Sequence[bytes], body: bytes) -> None:
         self.kind = kind
         self.values = values
         self.body = body

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any, Final, final
 
 from proxy.clock import Clock
-from proxy.http.message import from_wire, to_wire
+from proxy.http.message import from_wire
 from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import PassagePart, Passed
 from proxy.pipeline.recall import SOON, Recalled, RecallTerms
@@ -46,7 +46,7 @@ class RecallKind:
 
     __slots__ = ("_pick", "_pieces", "least_bytes", "ledger", "most_bytes", "notes")
 
-    def __init__(self, pieces: list[str], order: Sequence[int], parts: Sequence[PassagePart], ledger: Ledger) -> None:
+    def __init__(self, pieces: list[bytes], order: Sequence[int], parts: Sequence[PassagePart], ledger: Ledger) -> None:
         self._pieces = pieces
         self._pick: Any = itemgetter(*order)
         self.ledger = ledger
@@ -58,7 +58,7 @@ class RecallKind:
         """The head of `recalled`."""
         pieces = self._pieces.copy()
         pieces[_VALUES] = self._pick(recalled.values)
-        return to_wire("".join(pieces))
+        return b"".join(pieces)
 
 
 @final
@@ -252,14 +252,14 @@ class Recalls:
 def learn_kind(terms: RecallTerms, head: bytes, parts: Sequence[PassagePart], ledger: Ledger) -> RecallKind | None:
     """How responses like `terms.first` are sent, of which `head` was; None if it cannot be told."""
     sources = [name.lower() for name in (*terms.own, *terms.made)]
-    cut = [from_wire(part) for part in values_of(sorted(sources)).split(head)]
-    names = [name.strip("\r\n:\t ").lower() for name in cut[1::3]]
+    cut = values_of(sorted(sources)).split(head)
+    names = [from_wire(name.strip(b"\r\n:\t ")).lower() for name in cut[1::3]]
     if sorted(names) != sorted(sources) or len({*names}) != len(names) or len(names) < 2:
         return None
     pieces = [cut[0]]
     for name, following in zip(cut[1::3], cut[3::3], strict=True):
         pieces[-1] += name
-        pieces += ("", following)
+        pieces += (b"", following)
     kind = RecallKind(pieces, [sources.index(name) for name in names], parts, ledger)
     sent = dict(zip(names, cut[2::3], strict=True))
     values = [*terms.first.values[: len(terms.own)], *[sent[name.lower()] for name in terms.made]]

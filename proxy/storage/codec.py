@@ -1,8 +1,12 @@
 """Records as bytes: versioned, checksummed, and never trusted.
 
 Layout, little-endian: magic (3 bytes), format version (1), CRC-32 of all that follows (4), kind (1), and the lengths of
-what comes then. For an entry that is its shape and its own bytes (`shape.py`), its URL, an index of its derived forms
-(a JSON object of lengths by name; nothing if there are none), its body, the forms. For a marker it is a JSON object.
+what comes then. For an entry that is its shape and its own bytes (`shape.py`), what a look takes of these, its URL, an
+index of its derived forms (a JSON object of lengths by name; nothing if there are none), its body, the forms. For a
+marker it is a JSON object.
+
+What a look takes are lines: `purge_id`, and the values of the header fields that are the entry's own, as they are sent.
+Nothing stands there where these are not lines. It is 100 bytes more, and a look that takes two thirds of the time.
 
 A field with a default may be added without a new format version: an older reader meets a name that it does not know and
 treats the record as a miss, a newer one fills in the default. docs/performance.md says what reading and writing cost.
@@ -14,18 +18,19 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from proxy.storage.base import NO_FORMS, Record, VaryMarker
+from proxy.http.message import to_wire
+from proxy.storage.base import NO_FORMS, PurgeId, Record, VaryMarker
 from proxy.storage.documents import Document, UndecodableError, defaults_of, dump, hints_of, load_object
 from proxy.storage.packed import PackedEntry, address, shape_of
-from proxy.storage.shape import DISCARD_AT, FRESH_UNTIL, INITIAL_AGE, REQUEST_TIME, RESPONSE_TIME, Shape
+from proxy.storage.shape import MOMENTS, Shape
 from proxy.storage.shapes import SHAPES
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 _VERSION: Final = b"ScR" + bytes([FORMAT_VERSION])
 _FRAME: Final = struct.Struct("<4sI")
-_HEAD: Final = struct.Struct("<BIIIIQ")
-_WHOLE_HEAD: Final = struct.Struct("<4sIBIIIIQ")  # both
+_HEAD: Final = struct.Struct("<BIIIIIQ")
+_WHOLE_HEAD: Final = struct.Struct("<4sIBIIIIIQ")  # both
 _START: Final = _WHOLE_HEAD.size
 _ENTRY: Final = 1
 _MARKER: Final = 2
@@ -40,12 +45,12 @@ class Look(NamedTuple):
 
     Attributes:
         shape: what it has in common with others: status, header fields but for its own values.
-        values: of the header fields that are its own, in the order of `shape.own_places`.
+        values: of the header fields that are its own, in the order of `shape.own_places`, as they are sent.
         fresh_until, request_time, response_time, initial_age, discard_at, purge_id, url, tags: see `Entry`, `Stored`.
     """
 
     shape: Shape
-    values: list[str]
+    values: list[bytes]
     fresh_until: float
     request_time: float
     response_time: float
@@ -68,19 +73,40 @@ def encode(record: Record | PackedEntry, primary: str = "") -> bytes:
     if isinstance(record, PackedEntry):
         shape, own = shape_of(record), record.own
         url, _ = address(record, primary)
+        read = shape.read_own(own)
+        glance = _glance(read[shape.purge_id_at], shape.own_values(read))
     else:
         shape, own = SHAPES.split(record)
         url = record.url
+        values = tuple(record.stored.headers.values())
+        glance = _glance(record.purge_id, [values[place] for place in shape.own_places])
     forms = record.forms
     index = dump({name: len(form) for name, form in forms.items()}) if forms else b""
-    return _framed(_ENTRY, shape.data, own, url.encode("utf-8", "surrogatepass"), index, record.body, *forms.values())
+    wire_url = url.encode("utf-8", "surrogatepass")
+    return _framed(_ENTRY, shape.data, own, glance, wire_url, index, record.body, *forms.values())
+
+
+def _glance(purge_id: PurgeId, values: list[str]) -> bytes:
+    """What a look takes; empty if that cannot be told in lines."""
+    try:
+        glance = to_wire("\n".join((str(purge_id), *values)))
+    except UnicodeEncodeError:
+        return b""
+    return b"" if glance.count(b"\n") != len(values) or b"\r" in glance else glance
 
 
 def _framed(
-    kind: int, first: bytes, own: bytes = b"", url: bytes = b"", index: bytes = b"", body: bytes = b"", *forms: bytes
+    kind: int,
+    first: bytes,
+    own: bytes = b"",
+    glance: bytes = b"",
+    url: bytes = b"",
+    index: bytes = b"",
+    body: bytes = b"",
+    *forms: bytes,
 ) -> bytes:
-    head = _HEAD.pack(kind, len(first), len(own), len(url), len(index), len(body))
-    small = b"".join((head, first, own, url, index))
+    head = _HEAD.pack(kind, len(first), len(own), len(glance), len(url), len(index), len(body))
+    small = b"".join((head, first, own, glance, url, index))
     checksum = zlib.crc32(body, zlib.crc32(small))
     for form in forms:
         checksum = zlib.crc32(form, checksum)
@@ -91,7 +117,7 @@ def decode(data: bytes | memoryview) -> Record | None:
     """The record that `encode` made `data` of; None for any other bytes. `data` may be reused afterwards."""
     view = memoryview(data)
     try:
-        kind, first, own, url, index, body = _open(view)
+        kind, first, own, glance, url, index, body = _open(view)
         if kind == _MARKER and first == len(view):
             return VaryMarker(**_MARKERS.read(load_object(bytes(view[_START:first]))))
         if kind != _ENTRY:
@@ -100,7 +126,7 @@ def decode(data: bytes | memoryview) -> Record | None:
         shape = SHAPES.find(small[_START:first])
         return shape.fill(
             shape.read_own(small, first, own),
-            str(small[own:url], "utf-8", "surrogatepass"),
+            str(small[glance:url], "utf-8", "surrogatepass"),
             bytes(view[index:body]),
             _read_forms(small[url:], view[body:]) if index > url else NO_FORMS,
         )
@@ -112,39 +138,44 @@ def look(data: bytes | memoryview) -> Look | None:
     """What the bytes of an entry say; None for those of a marker, and for most that `decode` gives None for."""
     view = memoryview(data)
     try:
-        kind, first, own_end, url, index, body = _open(view)
+        kind, first, own, glance, url, index, body = _open(view)
         if kind != _ENTRY:
             return None
         small = bytes(view[:url])
         shape = SHAPES.find(small[_START:first])
-        own = shape.read_own(small, first, own_end)
+        purge_id, *values = small[own:glance].split(b"\n")
+        if len(values) != len(shape.own_places):
+            return None
+        discard_at, request_time, response_time, initial_age, fresh_until = MOMENTS.unpack_from(small, first)
         return Look(
             shape,
-            shape.own_values(own),
-            own[FRESH_UNTIL],
-            own[REQUEST_TIME],
-            own[RESPONSE_TIME],
-            own[INITIAL_AGE],
-            own[DISCARD_AT],
-            own[shape.purge_id_at],
-            str(small[own_end:], "utf-8", "surrogatepass"),
-            shape.tags(own) if shape.tagged else (),
+            values,
+            fresh_until,
+            request_time,
+            response_time,
+            initial_age,
+            discard_at,
+            int(purge_id),
+            str(small[glance:], "utf-8", "surrogatepass"),
+            shape.tags(shape.read_own(small, first, own)) if shape.tagged else (),
             bytes(view[index:body]),
         )
     except _UNDECODABLE:
         return None
 
 
-def _open(view: memoryview) -> tuple[int, int, int, int, int, int]:
-    """The kind, and where the shape (or the marker), the own bytes, the URL, the index of forms and the body end.
+def _open(view: memoryview) -> tuple[int, int, int, int, int, int, int]:
+    """The kind, and where the shape (or the marker), the own bytes, what a look takes, the URL, the index of forms and
+    the body end.
 
     Raises:
         UndecodableError, struct.error: this is no record of this version.
     """
-    version, checksum, kind, first, own, url, index, body = _WHOLE_HEAD.unpack_from(view)
+    version, checksum, kind, first, own, glance, url, index, body = _WHOLE_HEAD.unpack_from(view)
     first += _START
     own += first
-    url += own
+    glance += own
+    url += glance
     index += url
     body += index
     length = len(view)
@@ -156,7 +187,7 @@ def _open(view: memoryview) -> tuple[int, int, int, int, int, int]:
         or zlib.crc32(view[_FRAME.size :]) != checksum
     ):
         raise UndecodableError
-    return kind, first, own, url, index, body
+    return kind, first, own, glance, url, index, body
 
 
 def _read_forms(index: bytes, data: memoryview) -> Mapping[str, bytes]:

@@ -64,16 +64,14 @@ CONSTANTS: Final = tuple(path for path in _HINTS if path not in _NAMED)
 CONSTANTS_DOCUMENT: Final = Document({path: _HINTS[path] for path in CONSTANTS}, _DEFAULTS)
 
 # The numbers that every entry has come first in a row, behind the flags.
-DISCARD_AT, REQUEST_TIME, RESPONSE_TIME, INITIAL_AGE, FRESH_UNTIL = (
-    1 + NUMBERS.index(path)
-    for path in (
-        "discard_at",
-        "stored.request_time",
-        "stored.response_time",
-        "stored.initial_age",
-        "stored.fresh_until",
-    )
-)
+MOMENTS: Final = struct.Struct(f"<x{len(NUMBERS)}d")
+"""Reads from an entry's own bytes: `discard_at`, `request_time`, `response_time`, `initial_age`, `fresh_until`."""
+if [path.removeprefix("stored.") for path in NUMBERS] != [
+    "discard_at", "request_time", "response_time", "initial_age", "fresh_until",
+]:  # fmt: skip
+    raise TypeError(f"the numbers of an entry are others than those that are read: {NUMBERS}")
+FRESH_UNTIL: Final = 1 + NUMBERS.index("stored.fresh_until")
+
 _read_tags: Final = reader(_HINTS[_TAGS])
 _read_range: Final = reader(_HINTS[_RANGE])
 _date_text: Final = lru_cache(MAX_SHARED)(format_date)  # without a step through Python, which would double its time
