@@ -1,4 +1,4 @@
-"""Whatever happens to the clock and to what is stored while the cache is filled: past the pipeline it comes to the same.
+"""Whatever happens to the clock and to what is stored while the cache is filled, it comes to the same.
 
 Each walk is gone twice, with the ways past the pipeline and without; every answer is to be the same to the letter.
 """
@@ -64,7 +64,7 @@ class Ask(NamedTuple):
 SECONDS: Final = st.sampled_from([0.5, 1.0, 30.0, 61.0])
 CHANGES: Final = st.one_of(
     st.builds(
-        lambda what, soft: Purge(*what, soft),
+        lambda what, soft: Purge(what[0], what[1], soft),
         st.sampled_from([
             (PurgeScope.ALL, ""), (PurgeScope.TAG, "t"), (PurgeScope.TAG, "other"), (PurgeScope.PREFIX, f"{SITE}/c/"),
             *((PurgeScope.URL, SITE + target) for target in TARGETS),
@@ -81,8 +81,8 @@ CHANGES: Final = st.one_of(
     ),
 )  # fmt: skip
 BACK: Final = st.builds(Jump, SECONDS.map(float.__neg__))
-# Where the wall clock is set and time passes while the origin has a request, what is handed over to the pipeline knows by
-# the other clock how long it took, and the rest does not.
+# Where the wall clock is set and time passes while the origin has a request, what is handed over to the pipeline knows
+# by the other clock how long it took, and the rest does not.
 MEANWHILE: Final = BACK.map(lambda jump: (jump,)) | st.lists(
     st.builds(Elapse, st.sampled_from([0.5, 1.0, 30.0])) | CHANGES, max_size=2
 ).map(tuple)
