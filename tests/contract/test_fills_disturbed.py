@@ -1,4 +1,4 @@
-"""Whatever happens to the clock and to what is stored while the cache is filled, it comes to the same.
+"""Whatever happens to clocks and to what is stored while the cache is filled: past the pipeline it comes to the same.
 
 Each walk is gone twice, with the ways past the pipeline and without; every answer is to be the same to the letter.
 """
