@@ -144,10 +144,11 @@ async def ask(site: PassingSite, origin: Origin, client: RawClient, others: list
     for what in one.meanwhile:
         await disturb(site, origin, what)
     origin.may.set()
-    return [shown(answer) for answer in [await answer, *[await other.response() for other in waiting]]]
+    # Those who waited in vain ask side by side, in any order.
+    return [shown(await answer), *sorted([shown(await other.response()) for other in waiting])]
 
 
-def shown(answer: RawResponse) -> object:
+def shown(answer: RawResponse) -> tuple[int, list[tuple[str, str]], bytes]:
     return answer.status, sorted(answer.fields), answer.body
 
 
