@@ -7,6 +7,7 @@ import pytest
 from typing_extensions import override
 
 from proxy.metrics.registry import Registry
+from proxy.storage import lmdb_log
 from proxy.storage.base import CacheKey, Entry, Record
 from proxy.storage.breaker import Breaker
 from proxy.storage.codec import Look
@@ -351,6 +352,37 @@ async def test_what_was_put_packed_and_waits_for_l2_is_purged_as_any(
         assert found.record.stored.fresh_until <= NOW
         assert found.record.body is packed.body
     l2.open.set()
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("asked", ["by get", "by look", "by nobody"])
+async def test_a_purge_of_another_worker_wins_over_what_was_fetched_before_it_was_heard_of(
+    made: Backends, monkeypatch: pytest.MonkeyPatch, asked: str, *, soft: bool
+) -> None:
+    monkeypatch.setattr(lmdb_log, "FOLLOW_SECONDS", 3600.0)
+    l2 = await made.lmdb()
+    here, there = await made.lmdb_log(l2), await made.lmdb_log(l2)
+    store = await made.tiered(l2, here)
+    record = entry(tags=("t",), purge_id=here.last_seen)
+    await there.append(PurgeScope.TAG, "t", soft=soft)
+    store.put_packed(key(), pack(record, key().primary), record.purge_id)
+    await store.flush()
+    assert here.last_seen == record.purge_id < there.last_seen
+    if asked == "by nobody":
+        here.refresh()
+    else:
+        store.l1.delete(key())
+    if asked == "by look":
+        assert store.look_beyond(key()) is None
+        assert here.last_seen == there.last_seen
+    found = await store.get(key())
+    if not soft:
+        assert found is None
+    else:
+        assert found is not None
+        assert isinstance(found.record, Entry)
+        assert found.record.stored.softened
+        assert found.record.stored.fresh_until <= NOW
 
 
 class LateTier(ScriptedTier):
