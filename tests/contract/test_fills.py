@@ -237,3 +237,44 @@ async def test_a_store_that_fails_leaves_those_who_wait_to_the_pipeline(
             assert (await client.response()).body == (await other.response()).body == b"slow"
             assert gate.slow == 1
             assert (await client.ask(request("/slow/a"))).field("Cache-Status") == "sidecache;hit;ttl=60;detail=fresh"
+
+
+ODD_HEADS = (
+    *(
+        line + b"\r\nHost: example.com\r\n\r\n"
+        for line in (
+            b"GET /b http/1.1", b"GET  /b HTTP/1.1", b"GET /b  HTTP/1.1", b"GET /b\tHTTP/1.1", b"get /b HTTP/1.1",
+            b"GET /b HTTP/1.1 HTTP/1.1", b"GET /b HTTP/1.0", b"GET /b HTTP/1.2", b"GET /b HTTP/1.10", b"GET /b HTTP/2.0",
+            b"GET /b HTTP/0.9", b"GET /b", b"GET /b HTTP/1.1 ", b" GET /b HTTP/1.1", b"GET /\xff HTTP/1.1",
+            b"GET /b\x00 HTTP/1.1", b"GET /b\x0b HTTP/1.1", b"GET /b#c HTTP/1.1", b"GET //b HTTP/1.1", b"GET /b? HTTP/1.1",
+            b"GET /b?HTTP/1.1 HTTP/1.1", b"GET /%zz HTTP/1.1", b"GET /../b HTTP/1.1", b"GET * HTTP/1.1", b"GET b HTTP/1.1",
+            b"\r\nGET /b HTTP/1.1", b"GET /b\\ HTTP/1.1", b'GET /"b" HTTP/1.1', b"GET /{b}|^` HTTP/1.1",
+        )
+    ),
+    b"GET /b HTTP/1.1\nHost: example.com\n\n",
+    b"GET /b HTTP/1.1\nHost: example.com\r\n\r\n",
+    b"GET /b HTTP/1.1\nX: HTTP/1.1\r\nHost: example.com\r\n\r\n",
+    b"GET /b HTTP/1.1\r\nHost: example.com\n\r\n",
+    b"GET /b HTTP/1.1\rHost: example.com\r\n\r\n",
+    b"GET /b HTTP/1.1\r\n\r\n",
+    b"GET /b HTTP/1.1\r\nHost: example.com\r\nHost: example.com\r\n\r\n",
+    b"GET /b HTTP/1.1\r\nHost: EXAMPLE.com:80\r\n\r\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("caching", [FRESH, "Cache-Control: no-store"], ids=["filling", "uncacheable"])
+@pytest.mark.parametrize("head", ODD_HEADS)
+async def test_an_odd_head_is_answered_as_by_the_pipeline_once_others_go_past_it(head: bytes, caching: str) -> None:
+    def plain(target: str) -> Chunk:
+        return Chunk(request(target))
+
+    targets = ["/a", "/a", "/a", "/a", "/c", "/d"]
+    answers = {
+        target: [Answer((fresh(b"text", caching),))]
+        for target in (*targets, "/b", "/b?", "/b?HTTP/1.1", "/b#c", "//b", "/%zz", "/../b")
+    }
+    odd = [("192.0.2.1", [Chunk(head)]) for _ in range(3)]
+    crossed = await compared(
+        answers, [("192.0.2.1", [*map(plain, targets)]), *odd, ("192.0.2.1", [plain("/a"), plain("/b")])]
+    )
+    assert crossed
