@@ -239,18 +239,16 @@ async def test_a_store_that_fails_leaves_those_who_wait_to_the_pipeline(
             assert (await client.ask(request("/slow/a"))).field("Cache-Status") == "sidecache;hit;ttl=60;detail=fresh"
 
 
+ODD_LINES = (
+    b"GET /b http/1.1", b"GET  /b HTTP/1.1", b"GET /b  HTTP/1.1", b"GET /b\tHTTP/1.1", b"get /b HTTP/1.1",
+    b"GET /b HTTP/1.1 HTTP/1.1", b"GET /b HTTP/1.0", b"GET /b HTTP/1.2", b"GET /b HTTP/1.10", b"GET /b HTTP/2.0",
+    b"GET /b HTTP/0.9", b"GET /b", b"GET /b HTTP/1.1 ", b" GET /b HTTP/1.1", b"\r\nGET /b HTTP/1.1", b"GET b HTTP/1.1",
+    b"GET /\xff HTTP/1.1", b"GET /b\x00 HTTP/1.1", b"GET /b\x0b HTTP/1.1", b"GET /b#c HTTP/1.1", b"GET //b HTTP/1.1",
+    b"GET /b? HTTP/1.1", b"GET /b?HTTP/1.1 HTTP/1.1", b"GET /%zz HTTP/1.1", b"GET /../b HTTP/1.1", b"GET * HTTP/1.1",
+    b"GET /b\\ HTTP/1.1", b'GET /"b" HTTP/1.1', b"GET /{b}|^` HTTP/1.1",
+)  # fmt: skip
 ODD_HEADS = (
-    *(
-        line + b"\r\nHost: example.com\r\n\r\n"
-        for line in (
-            b"GET /b http/1.1", b"GET  /b HTTP/1.1", b"GET /b  HTTP/1.1", b"GET /b\tHTTP/1.1", b"get /b HTTP/1.1",
-            b"GET /b HTTP/1.1 HTTP/1.1", b"GET /b HTTP/1.0", b"GET /b HTTP/1.2", b"GET /b HTTP/1.10", b"GET /b HTTP/2.0",
-            b"GET /b HTTP/0.9", b"GET /b", b"GET /b HTTP/1.1 ", b" GET /b HTTP/1.1", b"GET /\xff HTTP/1.1",
-            b"GET /b\x00 HTTP/1.1", b"GET /b\x0b HTTP/1.1", b"GET /b#c HTTP/1.1", b"GET //b HTTP/1.1", b"GET /b? HTTP/1.1",
-            b"GET /b?HTTP/1.1 HTTP/1.1", b"GET /%zz HTTP/1.1", b"GET /../b HTTP/1.1", b"GET * HTTP/1.1", b"GET b HTTP/1.1",
-            b"\r\nGET /b HTTP/1.1", b"GET /b\\ HTTP/1.1", b'GET /"b" HTTP/1.1', b"GET /{b}|^` HTTP/1.1",
-        )
-    ),
+    *(line + b"\r\nHost: example.com\r\n\r\n" for line in ODD_LINES),
     b"GET /b HTTP/1.1\nHost: example.com\n\n",
     b"GET /b HTTP/1.1\nHost: example.com\r\n\r\n",
     b"GET /b HTTP/1.1\nX: HTTP/1.1\r\nHost: example.com\r\n\r\n",
