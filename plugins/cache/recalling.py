@@ -18,6 +18,7 @@ from proxy.policy.keys import KeyRules, keys_for_targets
 from proxy.policy.status import StatusByTtl
 from proxy.storage.base import CacheKey
 from proxy.storage.codec import Look
+from proxy.storage.memory import MemoryStore
 from proxy.storage.second_tier import LATER
 from proxy.storage.tiered import TieredStore
 
@@ -27,12 +28,19 @@ ENTRY_BYTES: Final = 1_000
 """What L1 counts for a small entry besides its body, roughly."""
 
 
+@final
 class SecondSight:
-    """What was asked for lately: a bounded memory of keys."""
+    """What was asked for lately: a bounded memory of keys.
 
-    __slots__ = ("_newer", "_older")
+    Args:
+        l1: of no more keys than it can hold. What comes back after more of them would have been evicted by then, had it
+            been there: to bring it in costs a request six times as much as an answer from L2, and drives out another.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_l1", "_newer", "_older")
+
+    def __init__(self, l1: MemoryStore) -> None:
+        self._l1 = l1
         self._newer: set[int] = set()
         self._older: set[int] = set()
 
@@ -42,7 +50,7 @@ class SecondSight:
         if digest in self._newer or digest in self._older:
             return True
         self._newer.add(digest)
-        if len(self._newer) >= _REMEMBERED // 2:
+        if len(self._newer) >= min(_REMEMBERED, self._l1.room) // 2:
             self._older, self._newer = self._newer, set()
         return False
 

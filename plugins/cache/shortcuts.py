@@ -53,7 +53,7 @@ class Shortcuts:
         self._guard = guard
         self._show = show
         self._tallies = HitTallies(account, services.store.count_hits)
-        self._sight = SecondSight()
+        self._sight = SecondSight(services.store.l1)
         self.passages = CachePassages(
             fetcher,
             services.store,

@@ -95,6 +95,11 @@ class MemoryStore:
         """Whether a record of this weight would be kept."""
         return size <= self.max_object_bytes
 
+    @property
+    def room(self) -> int:
+        """How many records it could hold if all were like those that it holds; without any, so many as it has bytes."""
+        return self.max_bytes * len(self._nodes) // self.bytes if self.bytes else self.max_bytes
+
     def discard_at(self, key: CacheKey) -> float | None:
         """When what stands under `key` is of no use any more, in wall seconds; None: nothing stands there."""
         node = self._nodes.get(node_key(key))

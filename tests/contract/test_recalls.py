@@ -142,6 +142,27 @@ async def test_what_is_asked_for_twice_moves_into_the_first_tier(made: Backends,
         assert origin.asked == 6
 
 
+async def test_what_is_asked_for_again_when_l1_would_have_evicted_it_stays_in_the_second_tier(
+    made: Backends, clock: FakeClock
+) -> None:
+    async with two_tiers(made, clock, "lmdb", LANE_BYTES, l1_bytes=20_000) as (site, origin, client):
+        store = site.services.store
+        for number in range(6, 100):
+            await client.ask(request(f"/{number}"))
+        await store.flush()
+        assert 5 < len(store.l1) < 25
+        for _ in range(3):
+            for number in range(60):
+                assert is_hit(await client.ask(request(f"/{number}")))
+        assert site.recalled > 170
+        recalled = site.recalled
+        for number in range(60, 63):
+            for _ in range(3):
+                assert is_hit(await client.ask(request(f"/{number}")))
+        assert site.recalled == recalled + 3
+        assert origin.asked == 100
+
+
 async def test_how_a_kind_of_response_is_sent_is_learnt_once(
     made: Backends, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
