@@ -1,6 +1,8 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.storage import url_index
 from proxy.storage.url_index import MAX_DEPTH, UrlIndex
 
 urls = st.lists(st.sampled_from(["a", "b", "ab", "", "?q=1", "http:"]), max_size=MAX_DEPTH + 4).map("/".join)
@@ -21,6 +23,32 @@ def test_the_index_finds_what_a_scan_would_find(
     for length in range(len(sought) + 1):
         prefix = sought[:length]
         assert sorted(index.find_prefix(prefix)) == sorted(key for url, key in left if url.startswith(prefix))
+
+
+@pytest.mark.parametrize("near", [1, 3, url_index.MAX_NEAR])
+def test_it_is_so_whatever_comes_and_goes_by_turns(near: int) -> None:
+    @given(st.lists(st.tuples(st.booleans(), urls, st.integers(0, 2)), max_size=40))
+    @settings(deadline=None)
+    def by_turns(steps: list[tuple[bool, str, int]]) -> None:
+        index: UrlIndex[int] = UrlIndex()
+        left: set[tuple[str, int]] = set()
+        for comes, url, key in steps:
+            if comes:
+                index.add(url, key)
+                left.add((url, key))
+            else:
+                index.discard(url, key)
+                left.discard((url, key))
+            assert sorted(index.find(url)) == sorted(key for known, key in left if known == url)
+            assert sorted(index.find_prefix("")) == sorted(key for _, key in left)
+        for url, key in left:
+            index.discard(url, key)
+        assert not index._root.below
+        assert not index._root.leaves
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(url_index, "MAX_NEAR", near)
+        by_turns()
 
 
 @given(st.lists(st.tuples(urls, st.integers(0, 3))))
