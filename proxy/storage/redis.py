@@ -259,11 +259,9 @@ class RedisStore(SecondTier):
 
 
 def _settle(lookups: list[_Lookup]) -> None:
-    """Let those who still wait go on without a record."""
+    """Let those who still wait go on without a record. Who asked for a look is not to ask again and to wait as long."""
     for _, lookup in lookups:
-        if isinstance(lookup, _Glance):
-            lookup.set_result(LATER)
-        elif not lookup.done():
+        if not lookup.done():
             lookup.set_result(None)
 
 

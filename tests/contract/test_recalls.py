@@ -11,6 +11,7 @@ from proxy.storage.invalidation_log import PurgeScope
 from tests.support.clock import FakeClock
 from tests.support.passing import Call, PassingSite, fresh, passing_site
 from tests.support.raw_client import RawClient, RawResponse, request
+from tests.support.redis_server import RedisServer
 from tests.support.site import LANE_BYTES
 from tests.support.stores import Backends
 
@@ -127,6 +128,22 @@ async def test_what_varies_and_what_must_be_validated_is_for_the_pipeline(
         assert origin.asked == 8
         for _ in range(3):
             assert not is_hit(await client.ask(request("/checked")))
+
+
+async def test_a_redis_that_is_silent_holds_a_request_up_once(made: Backends, clock: FakeClock) -> None:
+    with RedisServer() as server:
+        l2 = await made.redis(server.url, timeout_seconds=1.5, max_failures=9)
+        origin = Numbered()
+        async with passing_site(origin, l2=l2, l1_bytes=NO_L1, clock=clock) as site, await site.client() as client:
+            for _ in range(3):
+                await client.ask(request("/a"))
+                await site.services.store.flush()
+            assert site.recalled == 1
+            with server.frozen():
+                answer = await client.ask(request("/a"))
+                assert answer.body == b"/a 2"
+                assert l2.counters.timeouts.value == 1
+        await made.close()
 
 
 async def test_what_is_asked_for_twice_moves_into_the_first_tier(made: Backends, clock: FakeClock) -> None:
