@@ -5,9 +5,12 @@ Each walk is gone twice, with the ways past the pipeline and without; every answ
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import Final, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
 
+import pytest
 from hypothesis import Phase, event, example, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +21,7 @@ from tests.support.passing import Call, PassingSite, passing_site, silent_plugin
 from tests.support.raw_client import RawClient, RawResponse, request
 from tests.support.sidecar import eventually
 from tests.support.site import LANE_BYTES
+from tests.support.stores import RedisServers, backends
 
 SITE: Final = "http://example.com"
 TARGETS: Final = ("/a", "/b", "/c/d", "/c/e?q=1", "/f.css")
@@ -152,12 +156,25 @@ def shown(answer: RawResponse) -> tuple[int, list[tuple[str, str]], bytes]:
     return answer.status, sorted(answer.fields), answer.body
 
 
-async def walked(walk: Sequence[Ask | Disturbance], lane_bytes: int) -> tuple[list[object], int]:
-    """What came of each step, and how many requests went past the pipeline."""
+async def walked(
+    walk: Sequence[Ask | Disturbance], lane_bytes: int, directory: Path | None = None
+) -> tuple[list[object], int]:
+    """What came of each step, and how many requests went past the pipeline.
+
+    Args:
+        directory: of a second tier, which has everything; None: memory has.
+    """
     clock = FakeClock()
     origin = Origin(clock)
     seen: list[object] = []
-    async with passing_site(origin, lane_bytes=lane_bytes, clock=clock, plugins=PLUGINS) as site:
+    async with AsyncExitStack() as stack:
+        options: dict[str, Any] = {}
+        if directory is not None:
+            made = await stack.enter_async_context(backends(clock, RedisServers(), directory))
+            options = {"l2": await made.lmdb(), "l1_bytes": 1}
+        site = await stack.enter_async_context(
+            passing_site(origin, lane_bytes=lane_bytes, clock=clock, plugins=PLUGINS, **options)
+        )
         client = await site.client()
         others = [await site.client() for _ in range(2)]
         for number in range(4):  # what is alike goes past the pipeline from the third on
@@ -173,17 +190,28 @@ async def walked(walk: Sequence[Ask | Disturbance], lane_bytes: int) -> tuple[li
         seen.append(sorted((str(key), getattr(l1.peek(key), "discard_at", None)) for key in l1.all_keys()))
         for one in (client, *others):
             await one.close()
-        return seen, site.crossed
+        return seen, site.crossed + site.recalled
 
 
-@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.generate])
-@given(WALKS)
-@example([Ask(target, meanwhile=(Jump(-30.0),)) for target in TARGETS])
-@example([Ask("/a", meanwhile=(Purge(PurgeScope.TAG, "t", soft=True),)), Ask("/a", "Accept-Encoding: gzip")])
-@example([Ask("/a"), Purge(PurgeScope.URL, f"{SITE}/a", soft=True), Jump(30.0), Ask("/a"), Ask("/a")])
-def test_disturbances_come_to_the_same_past_the_pipeline(walk: list[Ask | Disturbance]) -> None:
-    past, crossed = asyncio.run(walked(walk, LANE_BYTES))
-    through, none = asyncio.run(walked(walk, 0))
-    assert past == through
-    assert none == 0 < crossed
-    event(f"past the pipeline: {min(crossed // 4 * 4, 12)} and more")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("in_l2", [False, True], ids=["in memory", "in the second tier"])
+def test_disturbances_come_to_the_same_past_the_pipeline(
+    tmp_path_factory: pytest.TempPathFactory, *, in_l2: bool
+) -> None:
+    def directory() -> Path | None:
+        return tmp_path_factory.mktemp("tier") if in_l2 else None
+
+    @settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.generate])
+    @given(WALKS)
+    @example([Ask(target, meanwhile=(Jump(-30.0),)) for target in TARGETS])
+    @example([Ask("/a", meanwhile=(Purge(PurgeScope.TAG, "t", soft=True),)), Ask("/a", "Accept-Encoding: gzip")])
+    @example([Ask("/a"), Purge(PurgeScope.URL, f"{SITE}/a", soft=True), Jump(30.0), Ask("/a"), Ask("/a")])
+    @example([Ask(target) for target in TARGETS * 3])
+    def disturbed(walk: list[Ask | Disturbance]) -> None:
+        past, crossed = asyncio.run(walked(walk, LANE_BYTES, directory()))
+        through, none = asyncio.run(walked(walk, 0, directory()))
+        assert past == through
+        assert none == 0 < crossed
+        event(f"past the pipeline: {min(crossed // 4 * 4, 12)} and more")
+
+    disturbed()
