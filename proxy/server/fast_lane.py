@@ -179,9 +179,9 @@ class FastLane:
 
     def _equivalent(self, head: bytes, caller: Caller, replies: dict[bytes, KeptReply]) -> KeptReply | None:
         """The reply kept under what is left of `head` without the lines that nobody heeds."""
-        front, tail = self.scissors.cut(head)
-        reply = replies.get(front + tail.heeded if tail.left_out else head)
-        if reply is None or not tail.sound:
+        heeded = self.scissors.heeded(head)
+        reply = None if heeded is None else replies.get(heeded)
+        if reply is None:
             return None
         if caller.head != head:
             caller.exact_misses += 1

@@ -10,6 +10,7 @@ from proxy.http.message import from_wire
 ReadField: TypeAlias = Callable[[bytes], str | None]
 
 MAX_FIELDS_LEFT_OUT: Final = 16
+UNLIKE_TAILS: Final = 32
 
 _ANY_VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*"
 _CONNECTION: Final = re.compile(rb"\r\n(?i:connection):(?![\t ]*(?i:keep-alive)[\t ]*\r\n)")
@@ -115,6 +116,11 @@ def stands_alone(head: bytes) -> bool:
     return _CONNECTION.search(head) is None
 
 
+def _is_sound(lines: bytes, left_out: int) -> bool:
+    """Whether the parser accepts together those of `lines` that nobody heeds, so many of them."""
+    return left_out <= 1 or (left_out <= MAX_FIELDS_LEFT_OUT and lines.lower().count(_ONCE_ONLY) <= 1)
+
+
 @final
 class Tail:
     """A head from its version on.
@@ -134,8 +140,7 @@ class Tail:
         self.whole = whole
         self.heeded = heeded
         self.left_out = left_out
-        one_agent = left_out <= 1 or whole.lower().count(_ONCE_ONLY) <= 1
-        self.sound = one_agent and left_out <= MAX_FIELDS_LEFT_OUT and whole.startswith(b" ")
+        self.sound = _is_sound(whole, left_out) and whole.startswith(b" ")
 
 
 @final
@@ -143,19 +148,34 @@ class Scissors:
     """Cuts the lines that nobody heeds out of heads.
 
     What stands behind the target is mostly the same, to the letter, in a client's next request. To see that takes a
-    tenth of cutting it again.
+    tenth of cutting it again. Where it is another each time, as with ids of requests, it is in vain, and costs as much
+    again as the cutting: after `UNLIKE_TAILS` in a row it is not tried for a while.
 
     Args:
         names: of the fields that nobody heeds, in lower case.
     """
 
-    __slots__ = ("_head", "_lines", "_parts", "_tail")
+    __slots__ = ("_head", "_heeded", "_lines", "_parts", "_tail", "_unlike")
 
     def __init__(self, names: Sequence[str]) -> None:
         self._lines = lines_of(names) if names else None
         self._head = b""
         self._tail = Tail(b"", b"", 0)
         self._parts = b"", self._tail  # of that head
+        self._heeded: tuple[bytes, bytes, int] = b"", b"", 0  # a head that was cut whole, what was left, and how many
+        self._unlike = 0  # how many tails in a row were not like the one before
+
+    def heeded(self, head: bytes) -> bytes | None:
+        """What is left of `head`; None if the parser would not accept together what is not."""
+        if self._unlike < UNLIKE_TAILS:
+            front, tail = self.cut(head)
+            if not tail.left_out:
+                return head
+            return front + tail.heeded if tail.sound else None
+        self._unlike = (self._unlike + 1) % (UNLIKE_TAILS * UNLIKE_TAILS)
+        left, left_out = self._lines.subn(b"", head) if self._lines is not None else (head, 0)
+        self._heeded = head, left, left_out
+        return left if _is_sound(head, left_out) else None
 
     def cut(self, head: bytes) -> tuple[bytes, Tail]:
         """`head` up to its target, and from the version on: there stand all line ends."""
@@ -163,9 +183,15 @@ class Scissors:
             return self._parts
         end = max(0, head.find(b"\r\n") - _VERSION_BYTES)
         whole = head[end:]
-        if whole != self._tail.whole:
+        if whole == self._tail.whole:
+            self._unlike = 0
+        elif head is self._heeded[0]:
+            _, left, left_out = self._heeded
+            self._tail = Tail(whole, left[end:], left_out)
+        else:
             heeded, left_out = self._lines.subn(b"", whole) if self._lines is not None else (whole, 0)
             self._tail = Tail(whole, heeded, left_out)
+            self._unlike += self._unlike < UNLIKE_TAILS
         self._head = head
         parts = self._parts = head[:end], self._tail
         return parts

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.server.heads import MAX_FIELDS_LEFT_OUT, Scissors, lines_of
+from proxy.server.heads import MAX_FIELDS_LEFT_OUT, UNLIKE_TAILS, Scissors, lines_of
 
 NAMES = ("cookie", "user-agent")
 _PIECES = (
@@ -58,3 +58,30 @@ def test_without_names_nothing_is_cut_out() -> None:
     head = b"GET / HTTP/1.1\r\nCookie: a\r\n\r\n"
     front, tail = Scissors(()).cut(head)
     assert (front + tail.heeded, tail.left_out, Scissors(()).cut_out(head)) == (head, 0, [])
+
+
+def test_heads_that_never_repeat_are_cut_as_those_that_do() -> None:
+    scissors = Scissors(NAMES)
+    rounds = 3 * UNLIKE_TAILS
+    for number in range(rounds):
+        start, end = b"GET /%d HTTP/1.1\r\nHost: a" % (number % 3), b"\r\nAccept: b\r\n\r\n"
+        head = start + b"\r\nUser-Agent: %d" % number + end
+        assert scissors.heeded(head) == start + end
+        front, tail = scissors.cut(head)
+        assert front + tail.heeded == start + end
+        assert (front + tail.whole, tail.left_out, tail.sound) == (head, 1, True)
+        assert scissors.heeded(start + b"\r\nUser-Agent: %d" % number * 2 + end) is None
+        assert scissors.heeded(start + end) == start + end
+
+
+def test_what_repeats_again_is_noticed() -> None:
+    scissors = Scissors(NAMES)
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: %d\r\n\r\n"
+    for number in range(2 * UNLIKE_TAILS):
+        scissors.heeded(head % number)
+    tails = set()
+    for _ in range(UNLIKE_TAILS**2 + 1):
+        repeated = head % 7
+        scissors.heeded(repeated)
+        tails.add(id(scissors.cut(head % 7)[1]))
+    assert len(tails) < UNLIKE_TAILS**2
