@@ -13,6 +13,7 @@ object is given out as long as anybody has it to compare with.
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Final
 
 from proxy.clock import Clock
 from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
@@ -20,6 +21,8 @@ from proxy.storage.node import Node, NodeKey, Use, Watcher, node_key, primary_of
 from proxy.storage.packed import PackedEntry, address, pack, unpack
 from proxy.storage.url_index import UrlIndex
 from proxy.storage.weights import PACKED_OVERHEAD, UNPACKED_OVERHEAD, unpacked_bytes, weigh, weigh_packed
+
+SIZES_SHARED: Final = 4_096
 
 
 class MemoryStore:
@@ -35,7 +38,7 @@ class MemoryStore:
     """
 
     __slots__ = (
-        "_clock", "_hand", "_new", "_newest", "_nodes", "_oldest", "_sweep", "_tags", "_turn", "_urls",
+        "_clock", "_hand", "_new", "_newest", "_nodes", "_oldest", "_sizes", "_sweep", "_tags", "_turn", "_urls",
         "_variants", "bytes", "evictions", "expirations", "hits", "max_bytes", "max_object_bytes", "misses", "puts",
         "refusals",
     )  # fmt: skip
@@ -51,6 +54,7 @@ class MemoryStore:
         self._sweep: Node | None = None
         self._new: Node | None = None  # the oldest one that no sweep has looked at, and may be to be packed
         self._turn = 0
+        self._sizes: dict[int, int] = {}
         self._urls: UrlIndex[NodeKey] = UrlIndex()
         self._tags: dict[str, set[NodeKey]] = {}
         self._variants: dict[str, set[NodeKey]] = {}
@@ -160,7 +164,7 @@ class MemoryStore:
         if too_large or internal in self._nodes or packed.discard_at <= self._clock.wall():
             return self.put(key, unpack(packed, key.primary))
         self.puts += 1
-        node = Node(internal, packed, size, self._turn)
+        node = Node(internal, packed, self._shared(size), self._turn)
         self._nodes[internal] = node
         self._index(internal, url, tags)
         self._enqueue(node)
@@ -314,7 +318,8 @@ class MemoryStore:
             packed = pack(entry, primary_of(node.key))
             node.watchers = None
             node.record = packed
-            self._resize(node, node.size - unpacked_bytes(entry) + PACKED_OVERHEAD + packed.extra_bytes)
+            size = node.size - unpacked_bytes(entry) + PACKED_OVERHEAD + packed.extra_bytes
+            self._resize(node, self._shared(size))
 
     def _record(self, node: Node) -> Record:
         record = node.record
@@ -333,6 +338,12 @@ class MemoryStore:
         if isinstance(record, PackedEntry):
             return address(record, primary_of(node.key))
         return record.url, _tags_of(record)
+
+    def _shared(self, size: int) -> int:
+        """`size` as an object that others have, too: 32 bytes less for each packed entry that weighs as much."""
+        if len(self._sizes) >= SIZES_SHARED:
+            self._sizes.clear()
+        return self._sizes.setdefault(size, size)
 
     def _resize(self, node: Node, size: int) -> None:
         self.bytes += size - node.size
