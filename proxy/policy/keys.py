@@ -64,18 +64,11 @@ def primary_key(request: Request, rules: KeyRules = PLAIN_RULES) -> str:
     return key
 
 
-def key_for_target(request: Request, target: str, rules: KeyRules = PLAIN_RULES) -> str:
-    """The key of a request without a body for `target` that is otherwise like `request`, a GET."""
-    if rules.plain:
-        return f"GET {request.scheme}://{request.host}{target}"
-    return primary_key(replace(request, target=target), rules)
-
-
 def keys_for_targets(request: Request, rules: KeyRules = PLAIN_RULES) -> Callable[[str], str]:
-    """What makes the keys of requests that are like `request`, a GET, but for their targets: see `key_for_target`."""
+    """What makes the keys of requests without a body that are like `request`, a GET, but for their targets."""
     if rules.plain:
-        return key_for_target(request, "", rules).__add__
-    return lambda target: key_for_target(request, target, rules)
+        return primary_key(replace(request, target=""), rules).__add__
+    return lambda target: primary_key(replace(request, target=target), rules)
 
 
 def content_digest(headers: Headers, body: bytes) -> str:

@@ -5,21 +5,18 @@ takes 12 µs, and to split it by its shape 6; to cast it takes 1 where the respo
 letter, and 6 more where own values differ.
 """
 
-import struct
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, TypeAlias, final
+from typing import Any, Final, NamedTuple, final
 
 from proxy.http.dates import parse_date
 from proxy.http.etag import parse_etag
+from proxy.policy.recurring import Times
 from proxy.storage.base import NO_FORMS, Entry, PurgeId
 from proxy.storage.packed import PackedEntry, shared
-from proxy.storage.shape import Own, Shape
+from proxy.storage.shape import MOMENTS, Own, Shape
 from proxy.storage.shapes import SHAPES
 
-Times: TypeAlias = tuple[float, float, float, float, float]
-"""`discard_at`, `request_time`, `response_time`, `initial_age` and `fresh_until`, see `Entry` and `Stored`."""
-
-_TIMES: Final = struct.Struct("<5d")  # of an entry's own bytes, behind the flags
+_FLAGS_BYTES: Final = 1
 
 
 def _length(text: str, now: float) -> int | None:
@@ -71,8 +68,8 @@ class Mould:
         self._own = own
         self._slots = slots
         written = shape.write_own(own[1 : shape.purge_id_at], [*own[shape.purge_id_at :]])
-        self._flags = written[:1]
-        self._behind = written[1 + _TIMES.size :]
+        self._flags = written[:_FLAGS_BYTES]
+        self._behind = written[MOMENTS.size :]
 
     @property
     def date(self) -> float:
@@ -89,7 +86,7 @@ class Mould:
         """
         shape = self._shape
         shape.uses += 1
-        own = b"".join((self._flags, _TIMES.pack(*times), self._behind))
+        own = b"".join((self._flags, MOMENTS.pack(*times)[_FLAGS_BYTES:], self._behind))
         return PackedEntry(shared(shape), own, url, body, NO_FORMS)
 
     def changed(

@@ -65,7 +65,7 @@ CONSTANTS_DOCUMENT: Final = Document({path: _HINTS[path] for path in CONSTANTS},
 
 # The numbers that every entry has come first in a row, behind the flags.
 MOMENTS: Final = struct.Struct(f"<x{len(NUMBERS)}d")
-"""Reads from an entry's own bytes: `discard_at`, `request_time`, `response_time`, `initial_age`, `fresh_until`."""
+"""Of an entry's own bytes: `discard_at`, `request_time`, `response_time`, `initial_age`, `fresh_until`."""
 if [path.removeprefix("stored.") for path in NUMBERS] != [
     "discard_at", "request_time", "response_time", "initial_age", "fresh_until",
 ]:  # fmt: skip

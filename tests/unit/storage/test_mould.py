@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from proxy.http.dates import format_date
 from proxy.http.message import make_headers
+from proxy.policy.recurring import Times
 from proxy.storage.base import Entry
-from proxy.storage.mould import Mould, Times, mould_of
+from proxy.storage.mould import Mould, mould_of
 from proxy.storage.packed import address, unpack, url_within
 from tests.support.records import NOW, entries, entry, key, same, times
 
