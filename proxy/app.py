@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +160,7 @@ class Sidecar:
 
     # What the server serves.
 
-    async def handle(
+    def handle(
         self,
         request: Request,
         *,
@@ -168,18 +168,15 @@ class Sidecar:
         informational: InformationalSender | None = None,
         wants_replay: bool = False,
         transcript: Transcript | None = None,
-    ) -> tuple[Exchange, Response]:
-        """See `Application.handle`."""
-        pipeline = self._of(transcript).pipeline
-        exchange, response = await pipeline.handle(
+    ) -> Coroutine[Any, Any, tuple[Exchange, Response]]:
+        """See `Application.handle`. Not a coroutine of its own: each is entered when the upstream answers."""
+        return self._of(transcript).pipeline.handle(
             request,
             request_id=request_id,
             informational=informational,
             wants_replay=wants_replay,
             transcript=transcript,
         )
-        exchange.pipeline = pipeline
-        return exchange, response
 
     def _of(self, transcript: Transcript | None) -> Generation:
         """Who answers: who began, if the request is under way in a pool that has been replaced since."""
@@ -189,14 +186,11 @@ class Sidecar:
                     return old
         return self._generation
 
-    async def open_tunnel(
+    def open_tunnel(
         self, request: Request, *, protocol: str, request_id: str
-    ) -> tuple[Exchange, Response | Tunnel]:
+    ) -> Coroutine[Any, Any, tuple[Exchange, Response | Tunnel]]:
         """See `Application.open_tunnel`."""
-        pipeline = self._generation.pipeline
-        exchange, answer = await pipeline.open_tunnel(request, protocol=protocol, request_id=request_id)
-        exchange.pipeline = pipeline
-        return exchange, answer
+        return self._generation.pipeline.open_tunnel(request, protocol=protocol, request_id=request_id)
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
         """See `Application.complete`."""

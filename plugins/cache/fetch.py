@@ -33,6 +33,7 @@ from proxy.storage.invalidation_log import PurgeScope
 from proxy.upstream.collapse import Flight, Flights, SharedBody
 
 ERROR_STATUSES: Final = frozenset({500, 502, 503, 504})
+_URL: Final = PurgeScope.URL
 """What stale-if-error calls an error (RFC 5861 §4)."""
 
 
@@ -373,8 +374,11 @@ class Fetcher:
 
     async def invalidate(self, request: Request, response: Response) -> None:
         """What an unsafe method's success makes void (RFC 9111 §4.4, RFC 9875)."""
-        for url in invalidation.invalidated_by(request, response):
-            await self._log.append(PurgeScope.URL, url)
+        urls = invalidation.invalidated_by(request, response)
+        if not urls:
+            return  # nothing changed
+        for url in urls:
+            await self._log.append(_URL, url)
             if self._rules.merges_queries:  # what answers this URI may have been stored for another one
                 await self._log.append(PurgeScope.KEY, self._key_of_get(request, url))
         for group in invalidation.invalidated_groups(request, response):

@@ -58,6 +58,7 @@ class _Turn(Enum):
     AGAIN = "look again: the flight brought another variant"
 
 
+_TAG: Final = PurgeScope.TAG
 _PLACE: Final = ExchangeKey[Place]("cache place")
 
 
@@ -109,7 +110,7 @@ class Cache(Plugin[CacheSettings]):
         self._log.unsubscribe(self._on_purge)
 
     def _on_purge(self, purge: Purge | None) -> None:
-        if purge is None or purge.scope is PurgeScope.TAG:
+        if purge is None or purge.scope is _TAG:
             self._last_tag_purge = self._log.last_seen if purge is None else purge.id
 
     @override

@@ -5,6 +5,7 @@ from typing import Final
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.http.message import Headers
+from proxy.http.names import CONNECTION, VIA
 
 HOP_BY_HOP: Final = frozenset({
     "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
@@ -50,7 +51,7 @@ def split_list(value: str) -> list[str]:
 
 def connection_options(headers: Headers) -> frozenset[str]:
     """The lower-case members of `Connection`: names of fields that end here, `close`, `keep-alive`."""
-    lines = headers.getall("Connection", None)
+    lines = headers.getall(CONNECTION, None)
     if lines is None:
         return frozenset()
     return frozenset(option.lower() for line in lines for option in split_list(line))
@@ -82,5 +83,5 @@ def via(headers: Headers, version: tuple[int, int], pseudonym: str) -> str:
         pseudonym: a token that names this proxy.
     """
     hop = f"{version[0]}.{version[1]} {pseudonym}"
-    before = combined(headers, "Via")
+    before = combined(headers, VIA)
     return f"{before}, {hop}" if before else hop

@@ -381,9 +381,10 @@ class Pipeline:
         return exchange, replace(tunnel, response=response)
 
     def _begin(self, request: Request, request_id: str) -> Exchange:
+        if not self.in_flight:
+            self._idle.clear()
         self.in_flight += 1
-        self._idle.clear()
-        return Exchange(request=request, route=self.table.find(request), id=request_id, started=self._clock.monotonic())
+        return Exchange(request, self.table.find(request), request_id, self._clock.monotonic(), pipeline=self)
 
     async def _answer(self, exchange: Exchange) -> Response:
         try:

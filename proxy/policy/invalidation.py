@@ -6,14 +6,17 @@ from typing import Any, Final, cast
 from urllib.parse import urljoin, urlsplit
 
 import http_sf
+from multidict import istr
 
 from proxy.http.headers import combined
 from proxy.http.message import Headers, Request, Response, to_wire
+from proxy.http.names import CONTENT_LOCATION, LOCATION
 from proxy.policy.model import Stored
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH"})
 """Methods known to be safe (RFC 9110 §9.2.1 and the registry); the safety of any other is unknown."""
 
+_CACHE_GROUP_INVALIDATION: Final = istr("Cache-Group-Invalidation")
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
@@ -25,9 +28,12 @@ def invalidated_by(request: Request, response: Response) -> tuple[str, ...]:
     """
     if not _changes_state(request, response):
         return ()
+    headers = response.headers
+    if LOCATION not in headers and CONTENT_LOCATION not in headers:
+        return (request.url,)
     urls = {request.url: None}
-    for name in ("Location", "Content-Location"):
-        for reference in response.headers.getall(name, ()):
+    for name in (LOCATION, CONTENT_LOCATION):
+        for reference in headers.getall(name, ()):
             url = _same_origin(request, reference.strip(" \t"))
             if url is not None:
                 urls[url] = None
@@ -65,7 +71,7 @@ def invalidated_groups(request: Request, response: Response) -> tuple[str, ...]:
     """The tags of the groups that a response makes void (RFC 9875 §3)."""
     if not _changes_state(request, response):
         return ()
-    return _group_tags(request, response.headers, "Cache-Group-Invalidation")
+    return _group_tags(request, response.headers, _CACHE_GROUP_INVALIDATION)
 
 
 def _group_tags(request: Request, headers: Headers, name: str) -> tuple[str, ...]:

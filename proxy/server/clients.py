@@ -8,7 +8,6 @@ from typing_extensions import override
 
 from proxy.errors import ProxyError
 from proxy.server.fast_lane import FastLane
-from proxy.server.forwarding import peer_address
 from proxy.server.heads import Caller
 from proxy.server.outbox import Outbox
 from proxy.server.protocol import Connection
@@ -57,9 +56,9 @@ class ProxyServer(web.Server):
     def __call__(self) -> Connection:
         return Connection(self, self._loop, self._settings)
 
-    def caller(self, peername: object) -> Caller | None:
-        """What the fast lane is to know of the peer with this socket address."""
-        return None if self._caller is None else self._caller(peer_address(peername))
+    def caller(self, peer: str) -> Caller | None:
+        """What the fast lane is to know of the peer with this address."""
+        return None if self._caller is None else self._caller(peer)
 
     def admit(self, connection: Connection) -> bool:
         """Take `connection` in, or answer that there are too many and close it."""

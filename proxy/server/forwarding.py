@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 
 from proxy.server.settings import ForwardingFields, Network
 
+_FORWARDED: Final = istr("Forwarded")
+_FORWARDED_FOR: Final = istr("X-Forwarded-For")
+_FORWARDED_PROTO: Final = istr("X-Forwarded-Proto")
+_FORWARDED_HOST: Final = istr("X-Forwarded-Host")
 _FIELDS: Final = (
-    "Forwarded",
-    "X-Forwarded-For",
-    "X-Forwarded-Proto",
-    "X-Forwarded-Host",
-    "X-Forwarded-Port",
-    "X-Real-IP",
+    _FORWARDED,
+    _FORWARDED_FOR,
+    _FORWARDED_PROTO,
+    _FORWARDED_HOST,
+    istr("X-Forwarded-Port"),
+    istr("X-Real-IP"),
 )
 _REMEMBERED_HOST: Final = 256
 _PAIR: Final = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*(;|,|$)')
@@ -114,10 +118,10 @@ class Forwarding:
             addresses.append(peer or "unknown")
         first, *others = (f"for={_node(address)}" for address in addresses)
         return origin, (
-            ("X-Forwarded-For", ", ".join(addresses)),
-            ("X-Forwarded-Proto", origin.scheme),
-            ("X-Forwarded-Host", origin.host),
-            ("Forwarded", ", ".join([f"{first};host={_quote(origin.host)};proto={origin.scheme}", *others])),
+            (_FORWARDED_FOR, ", ".join(addresses)),
+            (_FORWARDED_PROTO, origin.scheme),
+            (_FORWARDED_HOST, origin.host),
+            (_FORWARDED, ", ".join([f"{first};host={_quote(origin.host)};proto={origin.scheme}", *others])),
         )
 
     def client(self, peer: str, read_field: Callable[[bytes], str | None]) -> str:

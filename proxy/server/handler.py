@@ -19,6 +19,7 @@ from proxy.errors import ClientError, ProxyError
 from proxy.http.body import close_body
 from proxy.http.channel import Tunnel
 from proxy.http.message import Headers, Request, Response
+from proxy.http.names import EXPECT
 from proxy.http.problem import error_response
 from proxy.metrics.registry import Registry
 from proxy.pipeline.exchange import Exchange
@@ -151,8 +152,9 @@ class Handler:
     async def __call__(self, raw: RawRequest) -> bool:
         """Answer one request; whether another may follow it."""
         connection = cast("Connection", raw.protocol)
+        if not self._counters.in_flight:
+            self._quiet.clear()
         self._counters.in_flight += 1
-        self._quiet.clear()
         keep_alive = False
         try:
             keep_alive = await self._serve(raw, connection)
@@ -188,7 +190,7 @@ class Handler:
             protocol = wanted_protocol(raw, self._settings.upgrades) if connection.can_switch else None
             answer: Response | Tunnel
             if protocol is None:
-                if request.body != b"" or "Expect" in request.headers:
+                if request.body != b"" or EXPECT in request.headers:
                     reply_key = way_key = b""
                 exchange, answer = await self._application.handle(
                     request,
@@ -215,7 +217,8 @@ class Handler:
         finally:
             if transcript is not None:
                 transcript.drop()
-            await close_body(request.body)
+            if request.body:
+                await close_body(request.body)
 
     async def _send_refusal(self, raw: RawRequest, connection: Connection, response: Response) -> bool:
         frame = self._writer.frame(

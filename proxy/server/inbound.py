@@ -5,10 +5,11 @@ Rule: what makes a request's head unacceptable, beyond what aiohttp's parser ref
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
 
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 from typing_extensions import override
@@ -17,7 +18,8 @@ from proxy.errors import ClientError, PayloadTooLargeError
 from proxy.http.body import Body, BodyStream
 from proxy.http.headers import HOP_BY_HOP, PROXY_FIELDS, connection_options, split_list, via
 from proxy.http.message import Request
-from proxy.server.forwarding import Forwarding, peer_address
+from proxy.http.names import CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE, VIA, X_REQUEST_ID
+from proxy.server.forwarding import Forwarding
 from proxy.server.raw import RawRequest
 from proxy.server.refusals import NotImplementedRequestError, RequestTimeoutError, VersionNotSupportedError
 from proxy.server.settings import ServerSettings
@@ -32,6 +34,7 @@ _EVASIVE_PROTOCOLS: Final = frozenset({"h2c", "h2", "http", "tls"})
 """Protocols whose requests would pass every plugin unseen; `h2c` is a known way of smuggling."""
 
 _ENDED: Final = tuple(map(istr, HOP_BY_HOP | PROXY_FIELDS))
+_VERSIONS: Final[Mapping[HttpVersion, tuple[int, int]]] = {HttpVersion10: (1, 0), HttpVersion11: (1, 1)}
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
@@ -136,6 +139,9 @@ class RequestReader:
 
     def __init__(self, settings: ServerSettings, make_id: Callable[[], str]) -> None:
         self._settings = settings
+        # Read for each request; an attribute of a pydantic model takes its time.
+        self._name = settings.name
+        self._max_body_bytes = settings.max_body_bytes
         self._make_id = make_id
         self.forwarding = Forwarding(settings.trusted_proxies, settings.trusted_fields)
 
@@ -149,29 +155,28 @@ class RequestReader:
         Raises:
             ClientError: the request cannot be served.
         """
-        version = (raw.version.major, raw.version.minor)
-        if version not in {(1, 0), (1, 1)}:
+        version = _VERSIONS.get(raw.version)
+        if version is None:
             raise VersionNotSupportedError("this server speaks HTTP/1.1 and HTTP/1.0")
         if raw.method == "CONNECT":
             raise NotImplementedRequestError("this server opens no tunnels to other hosts")
-        peer = peer_address(raw.protocol.peername)
+        peer = raw.protocol.peer
         trusted = self.forwarding.trusts(peer)
         scheme = "http"  # there is no TLS here
         host, target = _host_and_target(raw, scheme)
         headers = CIMultiDict(raw.headers)
-        for name in _ENDED:
-            if name in headers:
-                del headers[name]
-        for option in connection_options(raw.headers):
+        for option in connection_options(raw.headers) if CONNECTION in headers else ():
             headers.popall(option, None)
-        headers["Host"] = host
+        for name in filter(headers.__contains__, _ENDED):
+            del headers[name]
+        headers[HOST] = host
         origin = self.forwarding.apply(headers, peer=peer, scheme=scheme, host=host)
-        headers["Via"] = via(raw.headers, version, self._settings.name)
-        request_id = known_id or self.request_id(headers.get("X-Request-ID", "") if trusted else "")
-        headers["X-Request-ID"] = request_id
+        headers[VIA] = via(raw.headers, version, self._name)
+        request_id = known_id or self.request_id(headers.get(X_REQUEST_ID, "") if trusted else "")
+        headers[X_REQUEST_ID] = request_id
         body = self._body(raw, version, send)
-        if "Expect" in headers and not (isinstance(body, RequestBody) and body.held_back):
-            del headers["Expect"]  # who does not wait to be told asks for nothing (RFC 9110 §10.1.1)
+        if EXPECT in headers and not (isinstance(body, RequestBody) and body.held_back):
+            del headers[EXPECT]  # who does not wait to be told asks for nothing (RFC 9110 §10.1.1)
         request = Request(
             method=raw.method,
             target=target,
@@ -189,7 +194,7 @@ class RequestReader:
         return received if received and _SANE_ID.fullmatch(received) else self._make_id()
 
     def _body(self, raw: RawRequest, version: tuple[int, int], send: Callable[[bytes], None]) -> Body:
-        coding = raw.headers.get("Transfer-Encoding")
+        coding = raw.headers.get(TRANSFER_ENCODING)
         if coding is not None:
             if version < (1, 1):
                 raise ClientError("HTTP/1.0 knows no Transfer-Encoding")  # RFC 9112 §6.1: faulty framing
@@ -197,16 +202,16 @@ class RequestReader:
                 raise NotImplementedRequestError("this server knows no transfer coding but chunked")
         if not raw.body_exists:
             return b""
-        limit = self._settings.max_body_bytes
+        limit = self._max_body_bytes
         content = raw.content
-        if limit is not None and int(raw.headers.get("Content-Length", "0")) > limit:
+        if limit is not None and int(raw.headers.get(CONTENT_LENGTH, "0")) > limit:
             raise PayloadTooLargeError(f"the request's body is longer than {limit} bytes")
-        expects = version >= (1, 1) and raw.headers.get("Expect", "").lower() == "100-continue"
         if content.is_eof() and content.total_bytes <= WHOLE_BODY_BYTES and content.exception() is None:
             body = content.read_nowait()
             if limit is not None and len(body) > limit:
                 raise PayloadTooLargeError(f"the request's body is longer than {limit} bytes")
             return body
+        expects = version >= (1, 1) and raw.headers.get(EXPECT, "").lower() == "100-continue"
         return RequestBody(
             content,
             timeout_seconds=self._settings.body_timeout_seconds,
@@ -217,7 +222,7 @@ class RequestReader:
 
 def wanted_protocol(raw: RawRequest, allowed: tuple[str, ...]) -> str | None:
     """The protocol that the client asks to switch to, if it is one that may be tunnelled (RFC 9110 §7.8)."""
-    offer = raw.headers.get("Upgrade")
+    offer = raw.headers.get(UPGRADE)
     if offer is None or raw.version != (1, 1):
         return None
     if "upgrade" not in connection_options(raw.headers):
@@ -246,7 +251,7 @@ def _host_and_target(raw: RawRequest, scheme: str) -> tuple[str, str]:
 
 
 def _host_field(raw: RawRequest, scheme: str) -> str:
-    field = raw.headers.get("Host")
+    field = raw.headers.get(HOST)
     if field is None:  # HTTP/1.0; aiohttp's parser demands it of HTTP/1.1
         name = raw.protocol.sockname
         if not isinstance(name, tuple):

@@ -11,8 +11,8 @@ class Peer(Protocol):
     """Addresses of a connection, as its socket has them."""
 
     @property
-    def peername(self) -> object:
-        """The client's."""
+    def peer(self) -> str:
+        """The client's; empty for a Unix socket."""
         ...
 
     @property

@@ -98,7 +98,8 @@ class Reply:
         first_byte = self._elapsed()
         whole = False
         try:
-            await sender.send(response.body)
+            if not sender.send_at_once(response.body):
+                await sender.send_rest(response.body)
             whole = True
         except ClientGoneError:
             self._connection.reset()
@@ -118,10 +119,13 @@ class Reply:
                 error=error,
                 aborted=not whole,
             )
-            await self._complete(response.body, outcome)
+            if isinstance(response.body, bytes):
+                self._complete(outcome)
+            else:
+                await self._close_and_complete(response.body, outcome)
         if (self._key or self._way_key) and whole and frame.keep_alive and self._request.version == (1, 1):
             self._keep(response, frame, outcome)
-        return whole and frame.keep_alive and await self._read_away()
+        return whole and frame.keep_alive and (self._raw.content.is_eof() or await self._read_away())
 
     async def tunnel(self, tunnel: Tunnel) -> None:
         """Switch protocols, move bytes until the tunnel ends, and complete the exchange, whatever happens."""
@@ -184,9 +188,8 @@ class Reply:
             self._connection.cut()
 
     async def _read_away(self) -> bool:
-        content = self._raw.content
         settings = self._tools.settings
-        return content.is_eof() or await discard(content, settings.max_unread_body_bytes, settings.body_timeout_seconds)
+        return await discard(self._raw.content, settings.max_unread_body_bytes, settings.body_timeout_seconds)
 
     async def _close(self, body: Body) -> None:
         try:
@@ -194,11 +197,13 @@ class Reply:
         except Exception as failure:  # noqa: BLE001 — a plugin's or the upstream's code; the response is out already
             _log.error("response body did not close", request_id=self._exchange.id, exc_info=failure)
 
-    async def _complete(self, body: Body, outcome: Outcome) -> None:
+    async def _close_and_complete(self, body: Body, outcome: Outcome) -> None:
+        try:
+            await self._close(body)
+        finally:
+            self._complete(outcome)
+
+    def _complete(self, outcome: Outcome) -> None:
         if outcome.aborted:
             self._tools.counters.aborted(by_client=outcome.error is None)
-        try:
-            if not isinstance(body, bytes):
-                await self._close(body)
-        finally:
-            self._tools.application.complete(self._exchange, outcome)
+        self._tools.application.complete(self._exchange, outcome)

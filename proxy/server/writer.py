@@ -6,7 +6,6 @@ Rule: how a response is framed (RFC 9112 §6) is decided here and nowhere else. 
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -18,14 +17,14 @@ from proxy.errors import ProxyError
 from proxy.http.body import Body, BodyStream
 from proxy.http.dates import format_date
 from proxy.http.message import Headers, Response, to_wire
-from proxy.http.names import CONTENT_LENGTH, DATE
+from proxy.http.names import CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE
+from proxy.values import value
 
 _STATUS_LINES: Final[Mapping[int, str]] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus
 }
-_OWN_FIELDS: Final = tuple(
-    map(istr, ("Connection", "Transfer-Encoding", CONTENT_LENGTH, "Keep-Alive", "Upgrade", "Proxy-Connection"))
-)
+_FIELDS_OF_ONE_HOP: Final = (CONNECTION, TRANSFER_ENCODING, istr("Keep-Alive"), UPGRADE, istr("Proxy-Connection"))
+_OWN_FIELDS: Final = (*_FIELDS_OF_ONE_HOP, CONTENT_LENGTH)
 _BREATH_BYTES: Final = 1_048_576
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -37,6 +36,13 @@ class Framing(Enum):
     LENGTH = "length"
     CHUNKED = "chunked"
     CLOSE = "close"
+
+
+# A member by its class takes 0.2 µs.
+_NONE: Final = Framing.NONE
+_LENGTH: Final = Framing.LENGTH
+_CHUNKED: Final = Framing.CHUNKED
+_CLOSE: Final = Framing.CLOSE
 
 
 class Sink(Protocol):
@@ -68,7 +74,7 @@ class UnwritableResponseError(ProxyError):
     """A response with a field that would end its head early, or a body that does not fit its Content-Length."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Frame:
     """A response's head, ready to send, and what is to follow.
 
@@ -125,21 +131,21 @@ class ResponseWriter:
         Raises:
             UnwritableResponseError: a field holds a line break, or Content-Length is no length.
         """
-        framing, length = _framing(response, method, version)
-        keep_alive = keep_alive and framing is not Framing.CLOSE
         headers = response.headers
-        own = [name for name in _OWN_FIELDS if name in headers]
-        says_length = own == [CONTENT_LENGTH] and headers.getall(CONTENT_LENGTH) == [
-            str(length)
-        ]  # most do: that saves a copy
-        lines = _lines(response, headers if says_length else _without(headers, own))
+        declared = headers.getall(CONTENT_LENGTH, None)
+        framing, length = _framing(response, method, version, declared)
+        keep_alive = keep_alive and framing is not _CLOSE
+        says_length, own = False, any(map(headers.__contains__, _FIELDS_OF_ONE_HOP))
+        if declared is not None and not own:  # most say the length, and nothing else of ours: that saves a copy
+            own = not (says_length := len(declared) == 1 and declared[0] == str(length))
+        lines = _lines(response, _without(headers, _OWN_FIELDS) if own else headers)
         if DATE not in headers:
             lines.append(self._date.line())
         lines.append(self._via)
         if length >= 0:
             if not says_length:
                 lines.append(f"Content-Length: {length}")
-        elif framing is Framing.CHUNKED:
+        elif framing is _CHUNKED:
             lines.append("Transfer-Encoding: chunked")
         if not keep_alive:
             lines.append("Connection: close")
@@ -189,24 +195,39 @@ class BodySender:
             ProxyError: the body could not be completed, or is longer or shorter than its Content-Length. The client
                 has not got a complete response, and the caller has to end the connection.
         """
+        if not self.send_at_once(body):
+            await self.send_rest(body)
+
+    def send_at_once(self, body: Body) -> bool:
+        """Send the head, and the body with it if it is here. Whether that was all, and the client keeps up with it.
+
+        Raises:
+            ConnectionError: the client has left.
+        """
         frame, sink = self._frame, self._sink
-        if frame.framing is Framing.NONE:
+        if frame.framing is _NONE:
             sink.send(frame.head)
             self.head_sent = True
-        elif isinstance(body, bytes):
+            return True
+        if isinstance(body, bytes):
             sink.send(frame.head, body)
             self.head_sent = True
             self.sent = len(body)
-            if sink.writing_paused:
-                await sink.drain()
+            return not sink.writing_paused
+        sink.send(frame.head)
+        self.head_sent = True
+        return False
+
+    async def send_rest(self, body: Body) -> None:
+        """Send what `send_at_once` left, and wait while the client is slow to take it. Raises what `send` does."""
+        if isinstance(body, bytes):
+            await self._sink.drain()
         else:
-            sink.send(frame.head)
-            self.head_sent = True
             await self._send_stream(body)
 
     async def _send_stream(self, body: BodyStream) -> None:
         frame, sink = self._frame, self._sink
-        chunked = frame.framing is Framing.CHUNKED
+        chunked = frame.framing is _CHUNKED
         breath = _BREATH_BYTES
         async for data in body:
             if not data:
@@ -229,29 +250,32 @@ class BodySender:
             sink.send(_LAST_CHUNK)
 
 
-def _framing(response: Response, method: str, version: tuple[int, int]) -> tuple[Framing, int]:
-    """The framing and the value of Content-Length; -1: the field is left out."""
+def _framing(
+    response: Response, method: str, version: tuple[int, int], lengths: list[str] | None
+) -> tuple[Framing, int]:
+    """The framing and the value of Content-Length; -1: the field is left out.
+
+    Args:
+        lengths: what the response says of its length itself, line by line.
+    """
     status, body = response.status, response.body
     if status == 204:
-        return Framing.NONE, -1
-    declared = _declared_length(response.headers)
+        return _NONE, -1
+    declared = -1 if lengths is None else _declared_length(lengths)
     if method == "HEAD" or status == 304:
         # RFC 9110 §8.6: the length that a GET's 200 would have, or nothing.
         own = len(body) if isinstance(body, bytes) and body and status != 304 else -1
-        return Framing.NONE, declared if declared >= 0 else own
+        return _NONE, declared if declared >= 0 else own
     if isinstance(body, bytes):
-        return Framing.LENGTH, len(body)
+        return _LENGTH, len(body)
     if declared >= 0:
-        return Framing.LENGTH, declared
-    return (Framing.CHUNKED if version >= (1, 1) else Framing.CLOSE), -1
+        return _LENGTH, declared
+    return (_CHUNKED if version >= (1, 1) else _CLOSE), -1
 
 
-def _declared_length(headers: Headers) -> int:
-    values = headers.getall("Content-Length", ())
-    if not values:
-        return -1
+def _declared_length(values: list[str]) -> int:
     value = values[0]
-    if not value.isascii() or not value.isdigit() or any(other != value for other in values):
+    if not value.isascii() or not value.isdigit() or (len(values) > 1 and any(other != value for other in values)):
         raise UnwritableResponseError("the response's Content-Length is no length")
     return int(value)
 

@@ -7,11 +7,11 @@ million, and beats a slow fetch that began before it.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
 
 from proxy.storage.base import Purgeable, PurgeId
+from proxy.values import value
 
 
 class PurgeScope(Enum):
@@ -23,8 +23,10 @@ class PurgeScope(Enum):
     TAG = "tag"
     ALL = "all"  # no value
 
+    __hash__ = object.__hash__  # `Enum` has one written in Python, and each unsafe request hashes a scope several times
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class Purge:
     """One record of the log.
 
@@ -60,7 +62,7 @@ def load_purge(purge_id: PurgeId, dumped: bytes) -> Purge:
     return Purge(purge_id, PurgeScope(scope), value, soft, float(at))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Appended:
     """What became of a purge.
 

@@ -11,6 +11,7 @@ from proxy.storage.invalidation_log import Purge, PurgeScope, Subscriber
 MAX_PURGES: Final = 100_000
 """Purges remembered, each scope, value and hardness once. One of a URL of 30 characters takes 300 bytes: some 30 MB."""
 
+_PREFIX: Final = PurgeScope.PREFIX  # a member by its class takes a quarter of a microsecond
 _Name: TypeAlias = tuple[PurgeScope, str, bool]
 _log = structlog.get_logger("storage")
 
@@ -72,8 +73,9 @@ class PurgeIndex:
             subscriber(purge)
 
     def _remember(self, name: _Name, purge: Purge, *, new: bool) -> None:
-        self._newest.pop(name, None)  # and in again at the end: the oldest stand first
-        if new and purge.scope is PurgeScope.PREFIX:
+        if not new:
+            del self._newest[name]  # and in again at the end: the oldest stand first
+        elif purge.scope is _PREFIX:
             length = len(purge.value)
             self._prefix_lengths[length] = self._prefix_lengths.get(length, 0) + 1
         self._newest[name] = purge
@@ -125,7 +127,7 @@ class PurgeIndex:
         name = next(iter(self._newest))
         purge = self._newest.pop(name)
         self.raise_floor(purge.id)
-        if purge.scope is PurgeScope.PREFIX:
+        if purge.scope is _PREFIX:
             length = len(purge.value)
             self._prefix_lengths[length] -= 1
             if not self._prefix_lengths[length]:

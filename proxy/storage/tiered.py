@@ -41,6 +41,7 @@ SETTLED_AT_MOST: Final = 2_048
 SETTLED_BY_PUT: Final = 2
 """New records packed for each that is put: as long as many come, none waits longer than a turn of the sweep."""
 
+_ALL: Final = PurgeScope.ALL
 _log = structlog.get_logger("storage")
 
 
@@ -87,6 +88,12 @@ class TieredStore:
         self._absent: set[CacheKey] = set()  # keys of which L2 has just said that it has nothing
         self._purged = 0
         self._softened = 0
+        self._find: Mapping[PurgeScope, Callable[[str], list[CacheKey]]] = {
+            PurgeScope.KEY: l1.keys_of_primary,
+            PurgeScope.URL: l1.keys_of_url,
+            PurgeScope.PREFIX: l1.keys_of_prefix,
+            PurgeScope.TAG: l1.keys_of_tag,
+        }
         self._voided = metrics.counter("sidecache_store_voided", "Records found void when read", ("tier",)).labels("l2")
         log.subscribe(self._on_purge)
         metrics.gauge("sidecache_store_bytes", "What the records in memory weigh", lambda: l1.bytes)
@@ -304,30 +311,18 @@ class TieredStore:
         if purge is None:
             self._purged += self.l1.clear()
             return
-        keys = self._matching(purge)
+        scope = purge.scope
+        if scope is _ALL and not purge.soft:
+            self._purged += self.l1.clear()
+            return
+        keys = self.l1.all_keys() if scope is _ALL else self._find[scope](purge.value)
         if not purge.soft:
-            if purge.scope is PurgeScope.ALL:
-                self._purged += self.l1.clear()
-                return
             for key in keys:
                 self._purged += self.l1.delete(key)
             return
         for key in keys:
             self._softened += 1
             self.l1.update(key, lambda entry: replace(entry, stored=soften(entry.stored, purge.at)))
-
-    def _matching(self, purge: Purge) -> list[CacheKey]:
-        match purge.scope:
-            case PurgeScope.KEY:
-                return self.l1.keys_of_primary(purge.value)
-            case PurgeScope.URL:
-                return self.l1.keys_of_url(purge.value)
-            case PurgeScope.PREFIX:
-                return self.l1.keys_of_prefix(purge.value)
-            case PurgeScope.TAG:
-                return self.l1.keys_of_tag(purge.value)
-            case PurgeScope.ALL:
-                return self.l1.all_keys() if purge.soft else []
 
     # Background.
 

@@ -99,7 +99,8 @@ def test_own_fields_do_not_hide_one_of_aiohttp() -> None:
 def test_own_methods_hide_only_what_they_mean_to() -> None:
     meant = {
         "__init__", "__slots__", "__module__", "__doc__", "__firstlineno__", "__static_attributes__",
-        "connection_made", "connection_lost", "data_received", "eof_received", "force_close", "resume_writing", "start",
+        "connection_made", "connection_lost", "data_received", "eof_received", "force_close", "resume_reading",
+        "resume_writing", "start",
     }  # fmt: skip
     hidden = {name for name in vars(protocol.Connection) if hasattr(RequestHandler, name)}
     assert hidden <= meant

@@ -25,6 +25,7 @@ class HeldTransport(asyncio.Transport):
         self.aborted = False
         self.ended = False
         self.half_closes = True
+        self.turns: list[str] = []  # of reading
 
     @override
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -56,11 +57,11 @@ class HeldTransport(asyncio.Transport):
 
     @override
     def pause_reading(self) -> None:
-        pass
+        self.turns.append("pause")
 
     @override
     def resume_reading(self) -> None:
-        pass
+        self.turns.append("resume")
 
 
 class Bench:
@@ -246,6 +247,32 @@ async def test_handler_that_raises_ends_the_connection() -> None:
     bench.connection.data_received(request())
     await bench.until(lambda: bench.transport.aborted)
     assert bench.transport.written == b""
+    bench.lose()
+
+
+async def test_body_that_nobody_takes_stops_reading_and_goes_on_when_it_is_taken() -> None:
+    bench = Bench()
+    bodies: list[bytes] = []
+    may_read = asyncio.Event()
+
+    async def read(raw: RawRequest) -> bool:
+        assert isinstance(raw.protocol, Connection)
+        await may_read.wait()
+        bodies.append(await raw.content.read())
+        raw.protocol.finish(keep_alive=True)
+        return True
+
+    bench.handler = read
+    body = bytes(range(256)) * 2048
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    bench.connection.data_received(head + body[:400_000])
+    assert bench.transport.turns == ["pause"]
+    may_read.set()
+    await bench.until(lambda: bench.transport.turns == ["pause", "resume"])
+    bench.connection.data_received(body[400_000:] + b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab")
+    await bench.until(lambda: len(bodies) == 2)
+    assert bodies == [body, b"ab"]
+    assert bench.transport.turns == ["pause", "resume"]
     bench.lose()
 
 
