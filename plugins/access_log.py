@@ -7,7 +7,8 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
+from math import floor
 from typing import Annotated, ClassVar, Final
 from urllib.parse import unquote_plus
 
@@ -24,7 +25,6 @@ from proxy.pipeline.replay import SERVER_MADE, Arrival, Journal, Note, ReplayPar
 # What differs in the lines of exchanges that are alike, in the order in which it stands there.
 _TEXTS: Final = "request_id", "client"
 _NUMBERS: Final = "duration_ms", "first_byte_ms"
-_MILLISECONDS: Final = tuple(f"{microseconds / 1000:.3f}" for microseconds in range(1000))
 _MASK: Final = "***"
 _SEPARATOR: Final = re.compile("([&;])")  # some servers part parameters at ";" too
 # W3C Trace Context §3.2.2: version, trace-id, parent-id, flags. Version ff is invalid; versions after 00 may go on.
@@ -59,20 +59,43 @@ class _Replays:
         log_fields: request fields are logged too; then no line can be made ready.
 
     Attributes:
-        untraced, traced: their line, made ready (`EventLogger.prepare`), without a trace and with one; None where it
-            cannot be.
+        template: as given.
+        is_ready: their line is made ready (`EventLogger.prepare`), and cut where it differs.
+        begin: up to the time; to_id: from there to the request id.
+        client: who asked last; to_took: from the id to the duration, the client's address between them.
+        took: by whole microseconds, how a duration below a millisecond stands there, twice as it does.
+        end, to_trace, traced_end: behind the durations, without a trace, and with one.
     """
 
-    __slots__ = ("template", "traced", "untraced")
+    __slots__ = (
+        "_before_took", "_between", "_to_client", "begin", "client", "end", "is_ready", "template", "to_id", "to_took",
+        "to_trace", "took", "traced_end",
+    )  # fmt: skip
 
     def __init__(self, log: EventLogger, template: dict[str, object], *, log_fields: bool) -> None:
         self.template = template
+        self.is_ready = False
         bare = {key: value for key, value in template.items() if key != "trace_id"}
-        self.untraced: Sequence[str] | None = None
-        self.traced: Sequence[str] | None = None
-        if not log_fields and (untraced := log.prepare(bare, _TEXTS, _NUMBERS)) is not None:
-            self.untraced = *untraced, ""  # as if an empty trace stood at its end
-            self.traced = log.prepare(bare, (*_TEXTS, "trace_id"), _NUMBERS)
+        untraced = None if log_fields else log.prepare(bare, _TEXTS, _NUMBERS)
+        traced = None if log_fields else log.prepare(bare, (*_TEXTS, "trace_id"), _NUMBERS)
+        if untraced is None or traced is None:
+            return
+        self.is_ready = True
+        self.begin, self.to_id, self._to_client, self._before_took, self._between, self.end = untraced
+        self.to_trace, self.traced_end = traced[-2:]
+        self.took = _took_twice(self._between)
+        self.client = self.to_took = ""
+        self.turn_to("")
+
+    def turn_to(self, client: str) -> None:
+        """Have `to_took` say that `client` asked."""
+        self.client = client
+        self.to_took = f"{self._to_client}{escaped(client)}{self._before_took}"
+
+    def took_long(self, seconds: float) -> str:
+        """As `took` says it, for any duration."""
+        milliseconds = f"{seconds * 1000:.3f}"
+        return f"{milliseconds}{self._between}{milliseconds}"
 
 
 class AccessLog(Plugin[AccessLogSettings]):
@@ -154,37 +177,38 @@ class AccessLog(Plugin[AccessLogSettings]):
     def _log_replays(self, notes: Sequence[Note[_Replays]]) -> None:
         log = self._log
         assert log is not None
-        every = self.settings.sample >= 1
+        picked = notes if self.settings.sample >= 1 else [note for note in notes if self._is_picked(note[-1])]
+        self._skipped += len(notes) - len(picked)
+        self._written += len(picked)
         text: list[str] = []
-        skipped = alone = 0
+        alone = 0
         trace, trace_of = None, b""
         start, time = millisecond(0)
-        for replays, arrival, head, moment, duration in notes:
-            if not every and not self._is_picked(duration):
-                skipped += 1
-                continue
+        for replays, arrival, head, moment, duration in picked:
             arrival.head = head
             if head != trace_of:
                 trace, trace_of = _trace_id(arrival.field(b"traceparent")), head
-            prepared = replays.untraced if trace is None else replays.traced
-            if prepared is None:
+            if not replays.is_ready:
                 log.info(self._replay_line(replays.template, arrival, moment, duration, trace))
                 alone += 1
                 continue
-            now = int(moment * 1_000_000)
-            if not start <= now < start + 1000:
+            # `floor` takes half the time of `int`, and a product of two floats less than one of a float and an int.
+            now = floor(moment * 1e6)
+            past = now - start
+            if not 0 <= past < 1000:
                 start, time = millisecond(now)
-            microseconds = int(duration * 1_000_000 + 0.5)
-            took = _MILLISECONDS[microseconds] if microseconds < 1000 else f"{duration * 1000:.3f}"
-            begin, to_id, to_client, to_took, to_first, to_trace, end = prepared
+                past = now - start
+            client = arrival.client
+            if client != replays.client:
+                replays.turn_to(client)
+            took = floor(duration * 1e6 + 0.5)
             text += (
-                begin, time, MICROSECONDS[now - start], to_id, arrival.make_id(), to_client, escaped(arrival.client),
-                to_took, took, to_first, took, to_trace, trace or "", end,
+                replays.begin, time, MICROSECONDS[past], replays.to_id, arrival.make_id(), replays.to_took,
+                replays.took[took] if took < 1000 else replays.took_long(duration),
+                replays.end if trace is None else f"{replays.to_trace}{trace}{replays.traced_end}",
             )  # fmt: skip
-        self._skipped += skipped
-        self._written += len(notes) - skipped
         if text:
-            log.write("".join(text), len(notes) - skipped - alone)
+            log.write("".join(text), len(picked) - alone)
 
     def _replay_line(
         self, template: Mapping[str, object], arrival: Arrival, moment: float, duration: float, trace: str | None
@@ -284,6 +308,13 @@ class AccessLog(Plugin[AccessLogSettings]):
         if "%" in name or "+" in name:
             name = unquote_plus(name)
         return name.lower() in self._redacted
+
+
+@lru_cache(maxsize=8)
+def _took_twice(between: str) -> tuple[str, ...]:
+    """By whole microseconds, a duration below a millisecond with `between` behind it, and the same once more."""
+    took = [f"{microseconds / 1000:.3f}" for microseconds in range(1000)]
+    return tuple([f"{once}{between}{once}" for once in took])
 
 
 def _milliseconds(seconds: float) -> float:

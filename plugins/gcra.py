@@ -130,9 +130,11 @@ class Meter:
             if owed:
                 self.charge(key, now_ns, owed)
             return owed
-        owed = due - now_ns + self._interval if due > now_ns else self._interval
-        if owed > self._horizon:
-            return 0
+        owed = self._interval
+        if due > now_ns:
+            owed += due - now_ns
+            if owed > self._horizon:
+                return 0
         self._due[key] = now_ns + owed
         return owed
 

@@ -13,10 +13,10 @@ it. Values are kept only as keyed digests: they are secrets, and their length is
 """
 
 import secrets
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from math import floor
 from typing import Annotated, ClassVar, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -33,6 +33,7 @@ from proxy.pipeline.replay import SERVER_MADE, Arrival, ReplayPart
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
+_NANOSECONDS: Final = float(NANOSECONDS)  # two floats are multiplied in less time, and `floor` takes half of `int`'s
 _REMEMBERED_ADDRESSES: Final = 4096
 _REMEMBERED_DEBTS: Final = 64
 _LONGEST_ADDRESS: Final = 64
@@ -133,6 +134,23 @@ class _Account:
         return text
 
 
+class _Clients(dict[str, str | None]):
+    """By address, what stands for the client there: as `identify` says it, and remembered, for to parse an address
+    takes 3 µs, and the same clients come again. A look-up takes half of what one by `lru_cache` does.
+    """
+
+    def __init__(self, identify: Callable[[str], str | None]) -> None:
+        super().__init__()
+        self._identify = identify
+
+    def __missing__(self, address: str) -> str | None:
+        client = self._identify(address)
+        if len(self) >= _REMEMBERED_ADDRESSES:
+            self.clear()
+        self[address] = client
+        return client
+
+
 class RateLimit(Plugin[RateLimitSettings]):
     """Asks each rule before a request goes on, and answers 429 where one says no."""
 
@@ -156,17 +174,16 @@ class RateLimit(Plugin[RateLimitSettings]):
             f'"{account.name}";q={account.meter.limit.burst};w={_seconds(account.meter.limit.horizon_ns)}'
             for account in self._accounts
         )
-        # Parsing an address costs 3 µs; the same clients come again.
-        self._client = lru_cache(_REMEMBERED_ADDRESSES)(self._identify)
+        self._clients = _Clients(self._identify)
 
     @override
     async def on_request(self, exchange: Exchange) -> Response | None:
         if not self._accounts:
             return None
-        client = self._client(exchange.request.client)
+        client = self._clients[exchange.request.client]
         if client is None:
             return None
-        now_ns = int(self._clock.monotonic() * NANOSECONDS)
+        now_ns = floor(self._clock.monotonic() * _NANOSECONDS)
         keys = [self._key(account, exchange, client) for account in self._accounts]
         owed = self._take(keys, now_ns)
         if owed is None:
@@ -181,9 +198,9 @@ class RateLimit(Plugin[RateLimitSettings]):
     def on_replay(self, exchange: Exchange, outcome: Outcome) -> ReplayPart | None:
         if not self._accounts:
             return None
-        identify = self._client
-        if identify(exchange.request.client) is None:
-            return ReplayPart(check=lambda arrival: "" if identify(arrival.client) is None else None)
+        clients = self._clients
+        if clients[exchange.request.client] is None:
+            return ReplayPart(check=lambda arrival: "" if clients[arrival.client] is None else None)
         if not SERVER_MADE.isdisjoint(self.heeded_fields):
             return ReplayPart(check=lambda _: None)  # the head does not tell what the field says
         # The kept answer may have the fields that announce limits: a client that has none needs another.
@@ -193,24 +210,24 @@ class RateLimit(Plugin[RateLimitSettings]):
         take, left, said, per_route = first.meter.take, first.left, first.said, first.per_route
 
         def check(arrival: Arrival) -> str | None:
-            client = identify(arrival.client)
+            client = clients[arrival.client]
             if client is None:
                 return None
             keys = [
                 self._key_of(account, route, None if header is None else arrival.field(header), client)
                 for account, header in zip(self._accounts, headers, strict=True)
             ]
-            owed = self._take(keys, int(arrival.began * NANOSECONDS))
+            owed = self._take(keys, floor(arrival.began * _NANOSECONDS))
             if owed is None:
                 return None  # nothing was charged: the pipeline asks again, and refuses with all that belongs to it
             return self._left(owed) if announced else ""
 
         def check_alone(arrival: Arrival) -> str | None:
             """As `check`, where one rule goes by address or route: the usual thing, in a fifth of the time."""
-            client = identify(arrival.client)
+            client = clients[arrival.client]
             if client is None:
                 return None
-            owed_ns = take(route if per_route else client, int(arrival.began * NANOSECONDS))
+            owed_ns = take(route if per_route else client, floor(arrival.began * _NANOSECONDS))
             if not owed_ns:
                 return None
             return (said.get(owed_ns) or left(owed_ns)) if announced else ""

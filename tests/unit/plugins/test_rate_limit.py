@@ -131,6 +131,16 @@ async def test_each_address_has_an_account() -> None:
         assert await statuses(sidecar, 4, client="192.0.2.2") == [200, 200, 200, 429]
 
 
+async def test_clients_are_limited_that_come_again_after_more_others_than_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("plugins.rate_limit._REMEMBERED_ADDRESSES", 2)
+    clients = [f"192.0.2.{number}" for number in range(7)]
+    async with limited(settings(PER_ADDRESS, allow=["192.0.2.6"])) as sidecar:
+        answers = [[status for one in clients for status in await statuses(sidecar, 1, client=one)] for _ in range(4)]
+    assert answers == [[200] * 7] * 3 + [[429] * 6 + [200]]
+
+
 async def test_an_ipv6_network_is_one_client() -> None:
     async with limited(settings(PER_ADDRESS)) as sidecar:
         await statuses(sidecar, 3, client="2001:db8:0:1::1")
