@@ -24,7 +24,7 @@ from proxy.pipeline.replay import SERVER_MADE, Tally
 from proxy.policy.admission import Pattern
 from proxy.policy.keys import KeyRules, keys_for_targets
 from proxy.policy.reasons import Reason
-from proxy.storage.base import CacheKey, Entry
+from proxy.storage.base import CacheKey, Entry, resource_key
 from proxy.storage.packed import unpack
 from proxy.storage.tiered import TieredStore
 from proxy.upstream.collapse import Flight
@@ -193,10 +193,10 @@ class Gate:
         """See `PassageTerms.enter`."""
         if self.way is Way.WITHOUT:
             return _WITHOUT
-        place = CacheKey(self._primary(target))
+        place = resource_key(self._primary(target))
         key = place, self._authorized
         now, fetcher, store = self.clock.monotonic(), self.fetcher, self.store
-        if place in store.l1:
+        if store.l1.holds(place):
             return None
         if fetcher.uncacheable.holds(key, now):
             return _UNCACHEABLE if store.l2 is None or fetcher.nowhere.holds(key, now) else None

@@ -5,6 +5,7 @@ first tier comes before: what it has, or should have by now, the pipeline answer
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, final
 
 from plugins.cache.recent import Recent
@@ -12,11 +13,11 @@ from plugins.cache.replaying import EARLY_REFRESHES, HEEDED_FIELDS
 from proxy.clock import Clock
 from proxy.http.message import Request, to_wire
 from proxy.pipeline.exchange import CacheReport
-from proxy.pipeline.recall import SOON, Done, Recalled, Soon
+from proxy.pipeline.recall import Ask, Done, Recalled
 from proxy.policy.freshness import age_at
 from proxy.policy.keys import KeyRules, keys_for_targets
 from proxy.policy.status import StatusByTtl
-from proxy.storage.base import CacheKey
+from proxy.storage.base import CacheKey, resource_key
 from proxy.storage.codec import Look
 from proxy.storage.memory import MemoryStore
 from proxy.storage.second_tier import LATER
@@ -98,33 +99,32 @@ class HitRecall:
         self.own = tuple(name.lower() for name in known.shape.own_names)
         self.first = self._recalled(known, self._wall())
 
-    def find(self, target: str) -> Recalled | Soon | None:
+    def find(self, target: str) -> Recalled | Ask | None:
         """See `RecallTerms.find`."""
-        key = CacheKey(self._primary(target))
+        key = resource_key(self._primary(target))
         if self._nowhere.holds((key, False), self._monotonic()):
             return None
         found = self._store.look_beyond(key)
-        return SOON if found is LATER else self._judge(key, found)
+        return partial(self._ask, key) if found is LATER else self._judge(key, found)
 
-    def ask(self, target: str, done: Done) -> bool:
-        """See `RecallTerms.ask`."""
-        key = CacheKey(self._primary(target))
+    def _ask(self, key: CacheKey, done: Done) -> bool:
         return self._store.look_soon(key, lambda look: done(self._judge(key, look)))
 
     def _judge(self, key: CacheKey, look: Look | None) -> Recalled | None:
         if look is None or (self._store.l1.admits(len(look.body) + ENTRY_BYTES) and self._sight.seen(key)):
             return None
         now = self._wall()
-        if look.fresh_until - now <= self._early * max(0.0, look.response_time - look.request_time):
+        left = look.fresh_until - now
+        if left <= 0 or left <= self._early * (look.response_time - look.request_time):  # which may be negative
             return None
         return self._recalled(look, now)
 
     def _recalled(self, look: Look, now: float) -> Recalled:
         age = b"%d" % int(age_at(look.initial_age, look.response_time, now))
         if self._status is None:
-            return Recalled(look.shape, (*look.values, age), look.body)
+            return look.shape, (*look.values, age), look.body
         status = to_wire(self._status.at(look.fresh_until - now))
-        return Recalled(look.shape, (*look.values, age, status), look.body)
+        return look.shape, (*look.values, age, status), look.body
 
 
 def is_plain(request: Request) -> bool:

@@ -15,7 +15,7 @@ from proxy.clock import Clock
 from proxy.http.message import from_wire
 from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import PassagePart, Passed
-from proxy.pipeline.recall import SOON, Recalled, RecallTerms
+from proxy.pipeline.recall import Recalled, RecallTerms
 from proxy.server.application import Application
 from proxy.server.fast_lane import FastLane
 from proxy.server.heads import Caller, values_of
@@ -54,10 +54,10 @@ class RecallKind:
         self.least_bytes = max((part.least_bytes for part in parts), default=0)
         self.most_bytes = min((part.most_bytes for part in parts), default=inf)
 
-    def head(self, recalled: Recalled) -> bytes:
-        """The head of `recalled`."""
+    def head(self, values: Sequence[bytes]) -> bytes:
+        """The head of one that has these, see `Recalled`."""
         pieces = self._pieces.copy()
-        pieces[_VALUES] = self._pick(recalled.values)
+        pieces[_VALUES] = self._pick(values)
         return b"".join(pieces)
 
 
@@ -188,10 +188,10 @@ class Recalls:
         recalled = known.terms.find(target)
         if recalled is None:
             return None
-        if recalled is not SOON:
+        if isinstance(recalled, tuple):
             return self.wire(known, recalled, caller, head, target, began)
         waiting = Waiting(self, known, client, caller, head, outline, began)
-        if not known.terms.ask(target, waiting.done):
+        if not recalled(waiting.done):
             return None
         self.waiting[waiting] = None
         return waiting
@@ -200,12 +200,12 @@ class Recalls:
         self, known: Recallable, recalled: Recalled, caller: Caller, head: bytes, target: str, began: float
     ) -> Sent | None:
         """The response that `recalled` makes for a request that came at `began`; None: its kind is not known."""
-        kind = known.kinds.get(recalled.kind)
-        body = recalled.body
+        name, values, body = recalled
+        kind = known.kinds.get(name)
         size = len(body)
         if kind is None or size < kind.least_bytes or size > kind.most_bytes:
             return None
-        sent = kind.head(recalled)
+        sent = kind.head(values)
         self.recalled += 1
         seconds = self._monotonic() - began
         self._lane.note(kind.ledger, seconds, size)
@@ -225,13 +225,16 @@ class Recalls:
     ) -> bool:
         """See `Ways.learn`; whether such requests are answered so from now on."""
         terms = exchange.recall
-        if terms is None or body != terms.first.body:
+        if terms is None:
+            return False
+        name, values, stored_body = terms.first
+        if body != stored_body:
             return False
         if not all(part.any_target and part.check is None for part in parts):
             return False
         outlines, size = self._known[caller.trusted], len(body)
         known = next((known for known in outlines.get(outline.rest, ()) if known.alike.route is exchange.route), None)
-        if known is not None and known.takes(terms.first.kind, size):
+        if known is not None and known.takes(name, size):
             return True  # the pipeline answered for another reason: most come so when L2 has more than L1 can hold
         tallies = tuple(part.tally for part in parts if part.tally is not None)
         kind = learn_kind(terms, head, parts, self._lane.ledger(tallies))
@@ -244,8 +247,8 @@ class Recalls:
             outlines.setdefault(outline.rest, []).append(known)
         if len(known.kinds) >= MOST_KINDS:
             del known.kinds[next(iter(known.kinds))]
-        known.kinds[terms.first.kind] = kind
-        terms.first.body = b""  # the body of one answer is of no more use
+        known.kinds[name] = kind
+        terms.first = name, values, b""  # the body of one answer is of no more use
         return True
 
 
@@ -262,6 +265,6 @@ def learn_kind(terms: RecallTerms, head: bytes, parts: Sequence[PassagePart], le
         pieces += (b"", following)
     kind = RecallKind(pieces, [sources.index(name) for name in names], parts, ledger)
     sent = dict(zip(names, cut[2::3], strict=True))
-    values = [*terms.first.values[: len(terms.own)], *[sent[name.lower()] for name in terms.made]]
-    again = Recalled(terms.first.kind, values, b"")
+    _, values, _ = terms.first
+    again = [*values[: len(terms.own)], *[sent[name.lower()] for name in terms.made]]
     return kind if kind.head(again) == head else None

@@ -11,6 +11,8 @@ from proxy.values import value_by_identity
 PurgeId: TypeAlias = int
 """The place of a record in the invalidation log; ids grow. 0: before every record."""
 
+_new_tuple: Final = tuple.__new__
+
 NO_FORMS: Final[Mapping[str, bytes]] = {}
 
 
@@ -30,7 +32,13 @@ class CacheKey(NamedTuple):
 
     def digest(self) -> bytes:
         """16 bytes that stand for the key in stores with limited key sizes."""
-        return blake2b("\0".join(self).encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        primary, variant = self
+        return blake2b(f"{primary}\0{variant}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+def resource_key(primary: str) -> CacheKey:
+    """`CacheKey(primary)`, which goes through Python once more, in half the time."""
+    return _new_tuple(CacheKey, (primary, ""))
 
 
 @value_by_identity

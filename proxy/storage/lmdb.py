@@ -125,7 +125,7 @@ class LmdbStore(SecondTier):
             with file.env.begin(file.records, None, False, True) as txn:  # buffers; by name it takes half as much again
                 value = txn.get(key.digest())
                 file.seen = txn.id()
-                found = look(value[_PREFIX.size :]) if value is not None and len(value) <= LARGE_BYTES else None
+                found = look(value, _PREFIX.size) if value is not None and len(value) <= LARGE_BYTES else None
         except lmdb.Error:
             return LATER
         if found is None:

@@ -59,17 +59,11 @@ class LmdbLog(SharedLog):
         super().__init__(clock, tasks, timeout_seconds=timeout_seconds, max_purges=max_purges)
         self._file = file
         self._max_purges = max_purges
-        self._read = False
         self._read_to: PurgeId = 0
         # The file, and its last transaction, as of which it was read to its end: without another there is no news.
         self._read_of: LmdbFile | None = None
         self._read_at = 0
         self._follower: asyncio.Task[None] | None = None
-
-    @property
-    @override
-    def ready(self) -> bool:
-        return self._read
 
     @override
     async def start(self) -> None:
@@ -101,7 +95,7 @@ class LmdbLog(SharedLog):
             _log.error("the invalidation log cannot be read", error=str(error))
             return
         self._take(floor, news)
-        self._read = True
+        self.ready = True
         self._read_of, self._read_at = file, last
 
     @override

@@ -91,7 +91,7 @@ class MemoryStore:
         node = self._nodes.get(node_key(key))
         return None if node is None else self._record(node)
 
-    def __contains__(self, key: CacheKey) -> bool:
+    def holds(self, key: CacheKey) -> bool:
         """Whether something stands under `key`, expired or not."""
         return node_key(key) in self._nodes
 

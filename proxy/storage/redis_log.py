@@ -71,11 +71,6 @@ class RedisLog(SharedLog):
         self.connected = False
         """Whether the stream is being followed at the moment."""
 
-    @property
-    @override
-    def ready(self) -> bool:
-        return self._caught_up.is_set()
-
     @override
     async def start(self) -> None:
         self._appender = connect(self._address, connect_seconds=max(1.0, self._timeout_seconds), retries=0)
@@ -117,12 +112,13 @@ class RedisLog(SharedLog):
                 while await self._read_on(client, None):
                     pass
                 self.connected = True
+                self.ready = True
                 self._caught_up.set()
                 pause = FIRST_RETRY_SECONDS
                 while True:
                     await self._read_on(client, int(BLOCK_SECONDS * 1000))
             except REDIS_ERRORS as error:
-                if self.connected or not self._caught_up.is_set():
+                if self.connected or not self.ready:
                     _log.warning("the invalidation log is out of reach", error=f"{type(error).__name__}: {error}")
                 self.connected = False
             await asyncio.sleep(pause)

@@ -41,12 +41,16 @@ class SharedLog(ABC):
     Args:
         tasks: where purges that could not be sent are tried again.
         timeout_seconds: how long `append` waits for the shared log before it lets the purge follow later.
+
+    Attributes:
+        ready: see `InvalidationLog.ready`; no property, for each look at L2 asks.
     """
 
     def __init__(self, clock: Clock, tasks: Tasks, *, timeout_seconds: float, max_purges: int = MAX_PURGES) -> None:
         self._clock = clock
         self._tasks = tasks
         self._timeout_seconds = timeout_seconds
+        self.ready = False
         self._index = PurgeIndex(max_purges)
         self._pending: dict[tuple[PurgeScope, str, bool], Purge] = {}
         self._sender: asyncio.Task[None] | None = None
@@ -55,11 +59,6 @@ class SharedLog(ABC):
     def last_seen(self) -> PurgeId:
         """See `InvalidationLog.last_seen`."""
         return self._index.last_seen
-
-    @property
-    @abstractmethod
-    def ready(self) -> bool:
-        """See `InvalidationLog.ready`."""
 
     @property
     def pending(self) -> int:

@@ -199,7 +199,8 @@ class TieredStore:
 
     def _is_beyond(self, key: CacheKey) -> bool:
         """Whether what L2 has under `key` is the newest that is known here."""
-        return self._behind is not None and key not in self.l1 and self._behind.waiting(key) is None and self.log.ready
+        behind = self._behind
+        return behind is not None and not self.l1.holds(key) and behind.waiting(key) is None and self.log.ready
 
     def _sound(self, key: CacheKey, look: Look) -> Look | None:
         """`look`, if it may be used as it is."""

@@ -23,11 +23,6 @@ class ScriptedLog(SharedLog):
         self.reachable = True
         self.hanging = False
 
-    @property
-    @override
-    def ready(self) -> bool:
-        return True
-
     @override
     def refresh(self) -> None:
         pass
