@@ -70,7 +70,8 @@ class HitRecall:
     """
 
     __slots__ = (
-        "_early", "_monotonic", "_nowhere", "_primary", "_sight", "_status", "_store", "_wall", "first", "made", "own",
+        "_early", "_l1", "_monotonic", "_nowhere", "_primary", "_sight", "_status", "_store", "_wall", "first",
+        "made", "own",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +89,7 @@ class HitRecall:
         nowhere: Recent,
     ) -> None:
         self._store = store
+        self._l1 = store.l1
         self._wall = clock.wall
         self._monotonic = clock.monotonic
         self._primary = keys_for_targets(request, rules)
@@ -111,7 +113,7 @@ class HitRecall:
         return self._store.look_soon(key, lambda look: done(self._judge(key, look)))
 
     def _judge(self, key: CacheKey, look: Look | None) -> Recalled | None:
-        if look is None or (self._store.l1.admits(len(look.body) + ENTRY_BYTES) and self._sight.seen(key)):
+        if look is None or (self._l1.admits(len(look.body) + ENTRY_BYTES) and self._sight.seen(key)):
             return None
         now = self._wall()
         left = look.fresh_until - now

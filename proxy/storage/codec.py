@@ -29,6 +29,7 @@ FORMAT_VERSION: Final = 3
 
 _VERSION: Final = b"ScR" + bytes([FORMAT_VERSION])
 _FRAME: Final = struct.Struct("<4sI")
+_FRAME_BYTES: Final = _FRAME.size
 _HEAD: Final = struct.Struct("<BIIIIIQ")
 _WHOLE_HEAD: Final = struct.Struct("<4sIBIIIIIQ")  # both
 _START: Final = _WHOLE_HEAD.size
@@ -192,7 +193,7 @@ def _open(view: memoryview, start: int = 0) -> tuple[int, int, int, int, int, in
         # Only forms may come behind the body.
         or body > length
         or (body < length and index == url)
-        or zlib.crc32(view[start + _FRAME.size :]) != checksum
+        or zlib.crc32(view[start + _FRAME_BYTES :]) != checksum
     ):
         raise UndecodableError
     return kind, first, own, glance, url, index, body

@@ -13,7 +13,7 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from proxy.clock import Clock
-from proxy.storage.base import Purgeable, PurgeId
+from proxy.storage.base import PurgeId
 from proxy.storage.invalidation_log import Appended, Purge, PurgeScope, Subscriber
 from proxy.storage.purge_index import MAX_PURGES, PurgeIndex
 from proxy.storage.second_tier import TierFailedError
@@ -43,7 +43,7 @@ class SharedLog(ABC):
         timeout_seconds: how long `append` waits for the shared log before it lets the purge follow later.
 
     Attributes:
-        ready: see `InvalidationLog.ready`; no property, for each look at L2 asks.
+        ready, newest_match: see `InvalidationLog`. Each look at L2 asks for both, so there is no step between.
     """
 
     def __init__(self, clock: Clock, tasks: Tasks, *, timeout_seconds: float, max_purges: int = MAX_PURGES) -> None:
@@ -52,6 +52,7 @@ class SharedLog(ABC):
         self._timeout_seconds = timeout_seconds
         self.ready = False
         self._index = PurgeIndex(max_purges)
+        self.newest_match = self._index.newest_match
         self._pending: dict[tuple[PurgeScope, str, bool], Purge] = {}
         self._sender: asyncio.Task[None] | None = None
 
@@ -72,10 +73,6 @@ class SharedLog(ABC):
     def unsubscribe(self, apply: Subscriber) -> None:
         """See `InvalidationLog.unsubscribe`."""
         self._index.unsubscribe(apply)
-
-    def newest_match(self, primary: str, record: Purgeable) -> Purge | None:
-        """See `InvalidationLog.newest_match`."""
-        return self._index.newest_match(primary, record)
 
     @abstractmethod
     def refresh(self) -> None:
