@@ -12,6 +12,7 @@ import pytest
 
 from proxy.storage.base import CacheKey, Entry, Record
 from proxy.storage.breaker import TierState
+from proxy.storage.codec import Look
 from proxy.storage.invalidation_log import Purge, PurgeScope
 from proxy.storage.redis import RedisStore
 from tests.support.clock import FakeClock
@@ -184,6 +185,28 @@ async def test_an_answer_that_comes_too_late_is_taken_for_no_other(made: Backend
         assert found is None or same(found, record)
     for name, record in records.items():
         await until_found(store, name, record)
+
+
+async def test_who_only_looks_is_told_once_even_by_a_hanging_redis(made: Backends, server: RedisServer) -> None:
+    store = await made.redis(server.url, timeout_seconds=BUDGET, max_failures=1000)
+    await store.put(key(), entry())
+    told: list[list[object]] = [[] for _ in range(4)]
+    with server.frozen():
+        assert store.look_soon(key(), told[0].append)
+        waiting = asyncio.ensure_future(store.get(key()))
+        await asyncio.sleep(0)
+        assert store.look_soon(key(), told[1].append)
+        assert await waiting is None
+    assert told == [[None], [None], [], []]
+    await until_found(store, key(), entry())
+    waiting = asyncio.ensure_future(store.get(key()))
+    await asyncio.sleep(0)
+    assert store.look_soon(key(), told[2].append)
+    assert store.look_soon(key("/other"), told[3].append)
+    assert await waiting is not None
+    assert [len(one) for one in told] == [1, 1, 1, 1]
+    assert isinstance(told[2][0], Look)
+    assert told[3] == [None]
 
 
 async def test_what_follows_half_an_answer_is_read_on_another_connection(made: Backends, server: RedisServer) -> None:

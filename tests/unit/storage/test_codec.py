@@ -332,6 +332,9 @@ def test_a_look_says_what_the_whole_entry_says(made: Entry) -> None:
         made.discard_at, made.purge_id, made.url, made.tags
     )  # fmt: skip
     assert seen.body == made.body
+    behind = look(b"behind this" + data, len(b"behind this"))
+    assert behind is not None
+    assert behind[1:] == seen[1:]
     again = look(encode(pack(made, "GET http://example.test/"), "GET http://example.test/"))
     assert again is not None
     assert lines_of(again) == lines_of(seen)
