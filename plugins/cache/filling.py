@@ -18,7 +18,7 @@ from proxy.policy.reuse import discard_at
 from proxy.policy.status import StatusByTtl
 from proxy.storage.base import Entry, PurgeId
 from proxy.storage.mould import Mould, mould_of
-from proxy.storage.packed import PackedEntry, pack, url_within
+from proxy.storage.packed import PackedEntry, pack, url_of
 from proxy.values import value
 
 READ_AGAIN_SECONDS: Final = 60.0
@@ -31,13 +31,15 @@ class Filling:
     """One response that fills the cache.
 
     Attributes:
-        primary, url: of its request: its primary key, and its URI, of which `target` is the end.
+        primary: key of its request.
+        where: its URI, see `PackedEntry.url`.
+        target: the end of that.
         purge_id: of its entry.
         began, now: wall seconds when its request was sent, and now that it is here.
     """
 
     primary: str
-    url: str
+    where: str | int
     target: str
     purge_id: PurgeId
     began: float
@@ -92,7 +94,7 @@ class Filled:
         times = self._recurring.times(mould.date, filling.began, now)
         if times is None:
             return None
-        return mould.cast(times, url_within(filling.primary, filling.url), body), times[-1]
+        return mould.cast(times, filling.where, body), times[-1]
 
     def _remember(self, mould: Mould, filling: Filling, own: OwnValues, *, no_default_ttl: bool) -> None:
         self._mould = mould
@@ -113,7 +115,8 @@ class Filled:
         if stored.fresh_until <= filling.now:
             return None
         known = self._entry
-        entry = Entry(stored, body, filling.url, filling.purge_id, discard_at(stored), known.tags, known.route)
+        url = url_of(filling.where, filling.primary)
+        entry = Entry(stored, body, url, filling.purge_id, discard_at(stored), known.tags, known.route)
         said = [text for name, text in own if name.lower() == "date"]
         # Where it was no date, it is the time of the response by now, and another one's is another.
         mould = mould_of(entry) if said == stored.headers.getall("Date") else None

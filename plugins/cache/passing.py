@@ -25,7 +25,7 @@ from proxy.policy.admission import Pattern
 from proxy.policy.keys import KeyRules, keys_for_targets
 from proxy.policy.reasons import Reason
 from proxy.storage.base import CacheKey, Entry, resource_key
-from proxy.storage.packed import unpack
+from proxy.storage.packed import unpack, url_within
 from proxy.storage.tiered import TieredStore
 from proxy.upstream.collapse import Flight
 
@@ -36,6 +36,8 @@ class Way(Enum):
     WITHOUT = "the route has no cache"
     UNCACHEABLE = "the key's response was lately not to be stored"
     FILLING = "nothing is stored under the key"
+
+    __hash__ = object.__hash__  # that of an enumeration hashes the name, in Python: 0.2 µs for each request
 
 
 @final
@@ -61,6 +63,7 @@ class _Unseen:
         transcript.drop()
 
 
+_WITHDRAWN: Final = Withdrawn()
 _WITHOUT: Final = _Unseen(Way.WITHOUT)
 _UNCACHEABLE: Final = _Unseen(Way.UNCACHEABLE)
 
@@ -93,7 +96,8 @@ class FillTicket:
         if len(body) > gate.max_object_bytes:
             return None
         now, since = gate.clock.wall(), flight.since
-        made = Filling(self.place.primary, gate.url(self._target), self._target, since, self._began, now)
+        primary, target = self.place.primary, self._target
+        made = Filling(primary, gate.where(primary, target), target, since, self._began, now)
         kept = pattern.packed(made, own, body)
         if kept is None:
             return None
@@ -102,7 +106,7 @@ class FillTicket:
         self.flight = None  # until here the pipeline could still go on with it
         gate.fetcher.failing.discard(self.key)
         gate.fetcher.flights.withdraw(self.key, flight)
-        flight.land(_kept(unpack(packed, self.place.primary)) if flight.is_awaited else Withdrawn())
+        flight.land(_kept(unpack(packed, primary)) if flight.is_awaited else _WITHDRAWN)
         return pattern.made(fresh_until - now)
 
     def take_flight(self) -> Flight[Landed] | None:
@@ -123,7 +127,7 @@ class FillTicket:
         flight = self.take_flight()
         if flight is not None:
             self._gate.fetcher.flights.withdraw(self.key, flight)
-            flight.land(Withdrawn())
+            flight.land(_WITHDRAWN)
 
 
 def _kept(entry: Entry) -> Kept:
@@ -144,8 +148,8 @@ class Gate:
     """
 
     __slots__ = (
-        "_authorized", "_before", "_beyond", "_primary", "_request", "clock", "fetcher", "made", "max_object_bytes",
-        "pattern", "store", "way",
+        "_authorized", "_before", "_beyond", "_primary", "_request", "_where", "clock", "fetcher", "made",
+        "max_object_bytes", "pattern", "store", "way",
     )  # fmt: skip
 
     def __init__(
@@ -173,11 +177,12 @@ class Gate:
         self.store = store
         self.clock = clock
         self._primary = keys_for_targets(request, rules)
+        self._where = self._primary("").find(self._before) if rules.plain else None
         self.max_object_bytes = max_object_bytes
 
-    def url(self, target: str) -> str:
-        """The URI of `target`."""
-        return self._before + target
+    def where(self, primary: str, target: str) -> str | int:
+        """Where the URI of `target` is, see `PackedEntry.url`."""
+        return self._where or url_within(primary, self._before + target)
 
     def fly(self, flight: Flight[Landed], key: FlightKey, place: CacheKey, target: str, transcript: Transcript) -> None:
         """Let an announced flight depart that no client waits for."""

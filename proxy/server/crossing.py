@@ -29,12 +29,12 @@ class Crossing:
         began: monotonic seconds.
 
     Attributes:
-        key: under which its response may be learnt from; empty: it may not.
+        outline: None: nothing may be learnt from its response.
     """
 
     __slots__ = (
         "_arriving", "_book", "_carrier", "_client", "_received", "_sent", "_ticket", "began", "caller", "head",
-        "key", "passage", "request_id", "target",
+        "outline", "passage", "request_id", "target",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +54,7 @@ class Crossing:
         self._ticket: Final = ticket
         self._client: Client | None = client
         self.caller: Final = caller
-        self.key = outline.head
+        self.outline: Outline | None = outline
         self.target: Final = outline.target
         self._sent: Final = sent
         self._carrier: Carrier | None = None
@@ -97,7 +97,7 @@ class Crossing:
             self.hand_over()
             return
         carrier = self._end()
-        seconds = self._book.elapsed(self)
+        seconds = self._book.monotonic() - self.began
         self.passage.line.finish(carrier, seconds)
         if self._client is not None:
             self._client.answered(wire)  # first: whatever a plugin makes of the note, the client has its answer
@@ -123,7 +123,8 @@ class Crossing:
         if self._received:
             carrier.data_received(self._received)
         if self._client is not None:
-            self._client.taken_over(self.head, self.key, transcript)
+            key = self.outline.head if self.outline is not None else b""
+            self._client.taken_over(self.head, key, transcript)
         else:
             self._ticket.go_on(transcript)
 

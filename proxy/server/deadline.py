@@ -16,21 +16,22 @@ class Deadline:
         at: by the event loop's time; it may be moved to later, and is infinite when nothing is due.
     """
 
-    __slots__ = ("_due", "_loop", "_timer", "at")
+    __slots__ = ("_due", "_loop", "_timer", "_timer_at", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, due: Callable[[], None]) -> None:
         self._loop = loop
         self._due: Callable[[], None] | None = due
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
         self.at = inf
 
     def set(self, seconds: float) -> None:
         """Be due in `seconds`."""
         self.at = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self.at:
+        if self._timer_at > self.at:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(self.at, self._look)
+            self._start()
 
     def end(self) -> None:
         """Never be due again."""
@@ -38,13 +39,17 @@ class Deadline:
         self._due = None  # it most likely refers to who has this object
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._timer_at = None, inf
+
+    def _start(self) -> None:
+        self._timer_at = self.at
+        self._timer = self._loop.call_at(self.at, self._look)
 
     def _look(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, inf
         if self.at == inf or self._due is None:
             return
         if self._loop.time() < self.at:
-            self._timer = self._loop.call_at(self.at, self._look)
+            self._start()
         else:
             self._due()

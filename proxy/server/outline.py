@@ -15,13 +15,16 @@ class Outline:
     """Of a GET.
 
     Args:
-        target, rest: what its head is made of, behind the method, without the lines that nobody heeds.
+        front, rest: what its head is made of, without the lines that nobody heeds: method and target, and what is
+            behind them.
+        target: the same as in `front`.
         has_more: whether the request had such lines.
     """
 
-    __slots__ = ("has_more", "rest", "target")
+    __slots__ = ("front", "has_more", "rest", "target")
 
-    def __init__(self, target: str, rest: bytes, has_more: bool) -> None:
+    def __init__(self, front: bytes, target: str, rest: bytes, has_more: bool) -> None:
+        self.front = front
         self.target = target
         self.rest = rest
         self.has_more = has_more
@@ -29,7 +32,7 @@ class Outline:
     @property
     def head(self) -> bytes:
         """The head without the lines that nobody heeds."""
-        return _METHOD + self.target.encode("ascii") + self.rest
+        return self.front + self.rest
 
 
 def outline_of(front: bytes, tail: Tail) -> Outline | None:
@@ -39,4 +42,6 @@ def outline_of(front: bytes, tail: Tail) -> Outline | None:
         front, tail: of its head, see `Scissors.cut`.
     """
     match = _GET.fullmatch(front) if tail.sound else None
-    return Outline(match[1].decode("ascii"), tail.heeded, tail.left_out > 0) if match is not None else None
+    if match is None:
+        return None
+    return Outline(front, match[1].decode("ascii"), tail.heeded, tail.left_out > 0)

@@ -31,6 +31,7 @@ MOST_BANDS: Final = 4
 KIND_OVERHEAD: Final = 2_000
 
 _EMPTY_LINE: Final = b"\r\n\r\n"
+_EMPTY_LINE_BYTES: Final = len(_EMPTY_LINE)
 _LENGTH_DIGITS: Final = 8
 _CUT: Final = values_of(sorted(OWN_FIELDS))
 
@@ -141,11 +142,14 @@ class Passage:
         host: that the client asked for, as the upstream is told.
 
     Attributes:
+        hopeless: hardly a response is like one before it.
         size: bytes that it counts for.
         used: something went this way since room was last sought.
     """
 
-    __slots__ = ("_kinds", "_newest", "_strangers", "_terms", "alike", "host", "line", "request", "size", "used")
+    __slots__ = (
+        "_kinds", "_newest", "_strangers", "_terms", "alike", "hopeless", "host", "line", "request", "size", "used",
+    )  # fmt: skip
 
     def __init__(self, alike: Exchange, line: Line, request: bytes, host: str) -> None:
         self.alike = alike
@@ -158,13 +162,9 @@ class Passage:
         self._strangers = 0
         # The head that came last, and what it is: within a second most are equal to the letter.
         self._newest: tuple[bytes, Hashable, Arriving | None] = b"", None, None
+        self.hopeless = False
         self.size = KIND_OVERHEAD + len(request)
         self.used = False
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether hardly a response is like one before it."""
-        return self._strangers >= MOST_STRANGERS
 
     def enter(self, target: str) -> Ticket | None:
         """Leave for a request for `target` to go this way now."""
@@ -198,6 +198,7 @@ class Passage:
     def stranger(self) -> None:
         """A response came that is for the pipeline."""
         self._strangers += STRANGER
+        self.hopeless = self._strangers >= MOST_STRANGERS
 
     def _known(self) -> None:
         """A response came that is of a known kind."""
@@ -207,8 +208,8 @@ class Passage:
 
     def recognise(self, response: bytes, way: Hashable) -> Arriving | None:
         """What the `response` is that has begun; None: of no known kind, or its head is not whole."""
-        end = response.find(_EMPTY_LINE) + len(_EMPTY_LINE)
-        if end < len(_EMPTY_LINE):
+        end = response.find(_EMPTY_LINE) + _EMPTY_LINE_BYTES
+        if end < _EMPTY_LINE_BYTES:
             return None
         came = response[:end]
         newest, its_way, arriving = self._newest
@@ -262,8 +263,8 @@ def learn_kind(
     Returns:
         None if it cannot be told.
     """
-    end = response.find(_EMPTY_LINE) + len(_EMPTY_LINE)
-    if end < len(_EMPTY_LINE) or response[end:] != body:
+    end = response.find(_EMPTY_LINE) + _EMPTY_LINE_BYTES
+    if end < _EMPTY_LINE_BYTES or response[end:] != body:
         return None
     made = [name.lower() for name in terms.made]
     came = _CUT.split(response[:end])

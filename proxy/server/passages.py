@@ -54,14 +54,15 @@ class Passages:
 
     Attributes:
         abandoned: as given.
+        monotonic: the clock's.
         bytes: what the ways weigh.
         passed: how many requests went such a way.
         under_way: those that are on it, the oldest first.
     """
 
     __slots__ = (
-        "_application", "_deadline", "_forwarding", "_hopeless", "_lane", "_lines", "_max_bytes",
-        "_monotonic", "_passages", "abandoned", "bytes", "passed", "under_way",
+        "_deadline", "_forwarding", "_hopeless", "_lane", "_leads_alike", "_lines", "_max_bytes", "_passages",
+        "abandoned", "bytes", "monotonic", "passed", "under_way",
     )  # fmt: skip
 
     def __init__(
@@ -76,9 +77,9 @@ class Passages:
     ) -> None:
         self._lane = lane
         self._forwarding = forwarding
-        self._application = application
+        self._leads_alike = application.leads_alike
         self.abandoned = abandoned
-        self._monotonic = clock.monotonic
+        self.monotonic = clock.monotonic
         self._max_bytes = max_bytes // SHARE
         self._passages: tuple[dict[bytes, list[Passage]], dict[bytes, list[Passage]]] = ({}, {})  # as the replies
         self._hopeless: dict[int, float] = {}  # by hashes: a head takes up to 8 KB
@@ -98,7 +99,7 @@ class Passages:
         self._hopeless.clear()
         self.bytes = 0
         for crossing in self.under_way:
-            crossing.key = b""  # it leaves out what may be heeded by now
+            crossing.outline = None  # it leaves out what may be heeded by now
 
     # Going a way.
 
@@ -117,28 +118,35 @@ class Passages:
             return None
         caller.head = head
         request_id = caller.make_id()
-        sent = self._request(passage, outline.target, head if outline.has_more else b"", caller, request_id)
-        crossing = Crossing(self, passage, ticket, client, caller, outline, head, request_id, sent, self._monotonic())
+        sent = self._request(passage, outline.front, head if outline.has_more else b"", caller, request_id)
+        crossing = Crossing(self, passage, ticket, client, caller, outline, head, request_id, sent, self.monotonic())
         if not crossing.begin():
             ticket.give_back()
             return None
-        self.under_way[crossing] = None
-        if len(self.under_way) == 1:
+        under_way = self.under_way
+        under_way[crossing] = None
+        if len(under_way) == 1:
             self._watch(passage.line.patience_seconds)
         return crossing
 
     def _find(self, outline: Outline, caller: Caller) -> Passage | None:
         for passage in self._passages[caller.trusted].get(outline.rest, ()):
-            if self._application.leads_alike(passage.alike, outline.target):
+            if self._leads_alike(passage.alike, outline.target):
                 return passage
         return None
 
-    def _request(self, passage: Passage, target: str, head: bytes, caller: Caller, request_id: str) -> bytes:
+    def _request(self, passage: Passage, front: bytes, head: bytes, caller: Caller, request_id: str) -> bytes:
+        """What goes to the upstream.
+
+        Args:
+            front: method and target.
+            head: of the request, if it has lines that nobody heeds.
+        """
         lines = b""
         if head:
             lines = b"".join(line for line in self._lane.unheeded(head) if not _MADE.match(line + b"\r\n\r"))
-        return b"GET %b%b%b%b\r\nX-Request-ID: %b\r\n\r\n" % (
-            target.encode("ascii"),
+        return b"%b%b%b%b\r\nX-Request-ID: %b\r\n\r\n" % (
+            front,
             passage.request,
             lines,
             self._told(caller, passage.host),
@@ -166,17 +174,13 @@ class Passages:
 
     def _look(self) -> None:
         """Hand over what has waited for too long."""
-        now = self._monotonic()
+        now = self.monotonic()
         for crossing in list(self.under_way):
             left = crossing.began + crossing.passage.line.patience_seconds - now
             if left > 0:
                 self._watch(left)
                 return
             crossing.hand_over()
-
-    def elapsed(self, crossing: Crossing) -> float:
-        """The seconds since `crossing` began."""
-        return self._monotonic() - crossing.began
 
     def note(self, crossing: Crossing, arriving: Arriving, seconds: float) -> None:
         """Take note of a response that took so many seconds."""
@@ -235,22 +239,22 @@ class Passages:
         request = transcript.sent
         for line in [*self._lane.unheeded(request), *_MADE.findall(request)]:
             request = request.replace(line, b"", 1)
-        before = b"GET " + outline.target.encode("ascii")
-        if not request.startswith(before + b" "):
+        front = outline.front
+        if not request.startswith(front + b" "):
             return None
         host = exchange.request.headers.get("Host", "")
-        passage = Passage(exchange.outline(), transcript.line, request[len(before) : -4], host)
-        tried = self._request(passage, outline.target, caller.head, caller, exchange.id)
+        passage = Passage(exchange.outline(), transcript.line, request[len(front) : -4], host)
+        tried = self._request(passage, front, caller.head, caller, exchange.id)
         return passage if ask_alike(tried, transcript.sent) else None
 
     def _is_hopeless(self, rest: bytes) -> bool:
-        return bool(self._hopeless) and self._hopeless.get(hash(rest), 0.0) > self._monotonic()
+        return bool(self._hopeless) and self._hopeless.get(hash(rest), 0.0) > self.monotonic()
 
     def _give_up(self, outline: Outline, caller: Caller) -> None:
         self._forget(self._passages[caller.trusted], outline.rest)
         if len(self._hopeless) >= _MOST_HOPELESS:
             del self._hopeless[next(iter(self._hopeless))]
-        self._hopeless[hash(outline.rest)] = self._monotonic() + HOPELESS_SECONDS
+        self._hopeless[hash(outline.rest)] = self.monotonic() + HOPELESS_SECONDS
 
     def _forget(self, passages: dict[bytes, list[Passage]], rest: bytes) -> list[Passage]:
         forgotten = passages.pop(rest, [])

@@ -79,15 +79,19 @@ def url_within(primary: str, url: str) -> str | int:
     return len(primary) - len(url) if primary.endswith(url) else url
 
 
+def url_of(where: str | int, primary: str) -> str:
+    """The other way round."""
+    return primary[where:] if isinstance(where, int) else where
+
+
 def unpack(packed: PackedEntry, primary: str) -> Entry:
     """The entry, its bodies the same objects.
 
     Args:
         primary: what `pack` was told.
     """
-    shape, url = shape_of(packed), packed.url
-    own = shape.read_own(packed.own)
-    entry = shape.fill(own, primary[url:] if isinstance(url, int) else url, packed.body, packed.forms)
+    shape = shape_of(packed)
+    entry = shape.fill(shape.read_own(packed.own), url_of(packed.url, primary), packed.body, packed.forms)
     return entry if packed.change is None else packed.change(entry)
 
 

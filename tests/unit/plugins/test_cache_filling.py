@@ -16,7 +16,7 @@ from proxy.policy.deception import is_promised_by
 from proxy.policy.model import PolicyOptions
 from proxy.policy.reuse import discard_at
 from proxy.storage.base import Entry
-from proxy.storage.packed import unpack
+from proxy.storage.packed import unpack, url_of
 from tests.support.records import NOW, same
 
 REPORT: Final = CacheReport(CacheResult.MISS)
@@ -71,14 +71,14 @@ class Responses:
             self.known,
             stored=stored,
             body=body,
-            url=filling.url,
+            url=url_of(filling.where, filling.primary),
             purge_id=filling.purge_id,
             discard_at=discard_at(stored),
         )
 
 
 def filling(target: str, purge_id: int, delay: float, now: float) -> Filling:
-    return Filling(f"GET http://h{target}", f"http://h{target}", target, purge_id, now - delay, now)
+    return Filling(f"GET http://h{target}", len("GET "), target, purge_id, now - delay, now)
 
 
 STEPS: Final = st.lists(
