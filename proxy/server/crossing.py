@@ -25,15 +25,16 @@ class Crossing:
         caller: its connection's peer.
         outline, head: of the request, as it came.
         request_id: as the upstream was told.
-        sent: what goes to the upstream.
+        sent: what goes to the upstream; whoever makes this sends it.
         began: monotonic seconds.
 
     Attributes:
         outline: None: nothing may be learnt from its response.
+        carrier: on which it is under way.
     """
 
     __slots__ = (
-        "_arriving", "_book", "_carrier", "_client", "_received", "_sent", "_ticket", "began", "caller", "head",
+        "_arriving", "_book", "_client", "_received", "_sent", "_ticket", "began", "caller", "carrier", "head",
         "outline", "passage", "request_id", "target",
     )  # fmt: skip
 
@@ -57,18 +58,13 @@ class Crossing:
         self.outline: Outline | None = outline
         self.target: Final = outline.target
         self._sent: Final = sent
-        self._carrier: Carrier | None = None
+        self.carrier: Carrier | None = None
         self._received = b""
         self._arriving: Arriving | None = None
         self.passage: Final = passage
         self.head: Final = head
         self.request_id: Final = request_id
         self.began: Final = began
-
-    def begin(self) -> bool:
-        """Send the request; False: there is no connection for it, and nothing was done."""
-        self._carrier = self.passage.line.begin(self._sent, self)
-        return self._carrier is not None
 
     def arrived(self, data: bytes) -> bool:
         """See `Tap.arrived`."""
@@ -138,7 +134,7 @@ class Crossing:
         self._book.abandoned(self.passage.alike, self.request_id, self.began)
 
     def _end(self) -> Carrier:
-        carrier = self._carrier
+        carrier = self.carrier
         assert carrier is not None
         carrier.tap = None
         self._book.forget(self)

@@ -120,7 +120,8 @@ class Passages:
         request_id = caller.make_id()
         sent = self._request(passage, outline.front, head if outline.has_more else b"", caller, request_id)
         crossing = Crossing(self, passage, ticket, client, caller, outline, head, request_id, sent, self.monotonic())
-        if not crossing.begin():
+        crossing.carrier = passage.line.begin(sent, crossing)
+        if crossing.carrier is None:
             ticket.give_back()
             return None
         under_way = self.under_way
@@ -149,14 +150,12 @@ class Passages:
             front,
             passage.request,
             lines,
-            self._told(caller, passage.host),
+            self._told(caller, passage.host) if caller.trusted else self._lines(caller.peer, passage.host, ()),
             request_id.encode("ascii"),
         )
 
     def _told(self, caller: Caller, host: str) -> bytes:
-        """The lines that tell the upstream of the client."""
-        if not caller.trusted:
-            return self._lines(caller.peer, host, ())
+        """The lines that tell the upstream of the client of a trusted proxy."""
         names = (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
         said = tuple((name.decode(), caller.field(name)) for name in names)
         long = sum(len(value) for _, value in said if value is not None) > _REMEMBERED_BYTES
