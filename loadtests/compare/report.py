@@ -27,9 +27,10 @@ On the loopback interface, all systems of a table in turn, round after round. Pr
 thread and 64 connections where nothing else is said, and the origin, an nginx with files in memory, run on the other.
 Answers are compared with the origin's files byte for byte before and after each scenario, and the origin's count of
 requests shows that hits were hits and misses were misses. A ratio is the first system's figure over the row's, taken
-within each round, of which the median is shown; the other figures are medians too. CPU is the proxy's own, its children
-included; what Redis takes is not in it. Where it did not fill its core, something else set the pace: the load
-generator, or the origin. PSS is memory, what processes share counted once.
+within each round, of which the median is shown; the other figures are medians too. Systems that no floor is about take
+part in each third round. CPU is the proxy's own, its children included; what Redis takes is not in it. Where it did not
+fill its core, something else set the pace: the load generator, or the origin. PSS is memory, what processes share
+counted once.
 
 - **Sidecache**: one worker, the plugins latency, compression, cache, cache_control and circuit_breaker, and what
   `config.toml` sets; `sidecache-limited` has access_log and rate_limit beside them, `sidecache-bare` no latency. With

@@ -48,6 +48,12 @@ class Scenario:
     from_l2: bool = False
     evicts: bool = False
 
+    @property
+    def judged(self) -> frozenset[str]:
+        """The systems whose figures decide whether a floor is met."""
+        others = {name for floor in self.floors for name in (floor.against, floor.over) if name is not None}
+        return frozenset({self.systems[0], *others}) if others else frozenset()
+
 
 def _l2(kind: str, title: str, floor: float) -> Scenario:
     return Scenario(

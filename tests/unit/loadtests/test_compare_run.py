@@ -120,6 +120,20 @@ def test_no_round_begins_after_the_deadline_and_what_was_measured_stays(stage: S
     assert (outcome.rounds, dict(outcome.failures)) == ((), {})
 
 
+def test_judged_are_the_systems_that_floors_are_about() -> None:
+    judged = {name: sorted(scenario.judged) for name, scenario in BY_NAME.items()}
+    assert judged["hit_1k"] == ["haproxy", "nginx", "sidecache"]
+    assert judged["miss_latency"] == ["nginx", "origin", "sidecache"]
+    assert judged["hit_limited"] == ["sidecache", "sidecache-limited"]
+    assert judged["post_1k"] == []
+
+
+@needs_servers
+def test_a_system_that_no_floor_is_about_sits_rounds_out(stage: Stage) -> None:
+    rounds = compare(BY_NAME["hit_16k"], stage, ("nginx", "haproxy"), 2, 1, time.monotonic() + 30).rounds
+    assert [sorted(samples) for samples in rounds] == [["haproxy", "nginx"], ["nginx"]]
+
+
 @needs_servers
 def test_misses_that_should_be_hits_are_no_measurement(stage: Stage) -> None:
     miss = replace(BY_NAME["miss_1k"], origin="none")
