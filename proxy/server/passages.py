@@ -116,13 +116,18 @@ class Passages:
         ticket = passage.enter(outline.target)
         if ticket is None:
             return None
-        caller.head = head
-        request_id = caller.make_id()
-        sent = self._request(passage, outline.front, head if outline.has_more else b"", caller, request_id)
-        crossing = Crossing(self, passage, ticket, client, caller, outline, head, request_id, sent, self.monotonic())
-        crossing.carrier = passage.line.begin(sent, crossing)
+        crossing = None
+        try:
+            caller.head = head
+            request_id = caller.make_id()
+            sent = self._request(passage, outline.front, head if outline.has_more else b"", caller, request_id)
+            now = self.monotonic()
+            crossing = Crossing(self, passage, ticket, client, caller, outline, head, request_id, sent, now)
+            crossing.carrier = passage.line.begin(sent, crossing)
+        finally:
+            if crossing is None or crossing.carrier is None:
+                ticket.give_back()
         if crossing.carrier is None:
-            ticket.give_back()
             return None
         under_way = self.under_way
         under_way[crossing] = None

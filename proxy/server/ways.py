@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import structlog
+
 from proxy.clock import Clock
 from proxy.pipeline.exchange import Exchange
 from proxy.pipeline.passage import PassagePart
@@ -14,6 +16,8 @@ from proxy.server.outline import Outline, outline_of
 from proxy.server.passages import Passages
 from proxy.server.recalls import Recalls
 from proxy.server.under_way import Client, Sent, UnderWay
+
+_log = structlog.get_logger("server")
 
 REMEMBERED_OUTLINES: Final = 8_192
 """Of how many outlines it is known that they were seen once. Then all are forgotten."""
@@ -74,8 +78,12 @@ class Ways:
             self._newest = head, outline
         if outline is None:
             return None
-        recalled = self.recalls.answer(outline, head, caller, client)
-        return self.passages.begin(outline, head, caller, client) if recalled is None else recalled
+        try:
+            recalled = self.recalls.answer(outline, head, caller, client)
+            return self.passages.begin(outline, head, caller, client) if recalled is None else recalled
+        except Exception as error:  # noqa: BLE001 — our mistake, whatever it is: the pipeline answers without this
+            _log.error("a request could not be answered past the pipeline", exc_info=error)
+            return None
 
     def wants(self, head: bytes) -> bytes:
         """The key under which it is to be learnt how a request like this one is answered; empty: it is not.

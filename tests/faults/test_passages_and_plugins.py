@@ -13,10 +13,13 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
+from plugins.cache.passing import Gate
+from plugins.cache.recalling import HitRecall
 from proxy.pipeline.exchange import Exchange, Outcome
 from proxy.pipeline.passage import PassagePart, Passed
 from proxy.pipeline.plugin import Plugin, PluginSettings, Replay, Services
 from proxy.pipeline.replay import MOST_NOTES, Arrival, Journal, Note, ReplayPart
+from proxy.upstream.pool import UpstreamPool
 from tests.support.clock import FakeClock
 from tests.support.passing import PassingSite, Script, always, fresh, ok, passing_site, silent_plugins
 from tests.support.raw_client import RawClient, RawResponse, request
@@ -246,6 +249,51 @@ async def test_an_account_of_recalls_that_fails_costs_neither_the_answer_nor_the
         if lane_bytes:
             assert stage.faulty.calls[part] > 0
             assert stage.told() == [("faulty", "on_passage", part)]
+
+
+# The cache's own terms.
+
+
+def _fail(*_: object) -> None:
+    raise OddError
+
+
+@PAST
+async def test_terms_of_a_passage_that_fail_leave_the_request_to_the_pipeline(
+    lane_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gate, "enter", _fail)
+    async with staged(always(ok()), lane_bytes) as stage:
+        assert await stage.ask() == {(200, b"ok")}
+        assert stage.site.crossed == 0
+        told = [line for line in stage.lines if line["event"] == "a request could not be answered past the pipeline"]
+        assert len(told) == (ROUNDS - 2 if lane_bytes else 0)
+
+
+async def test_leave_to_fill_the_cache_is_given_back_by_a_request_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged(always(fresh(b"new", "Cache-Control: max-age=600")), LANE_BYTES) as stage:
+        for number in range(ROUNDS):
+            assert await stage.ask(1, f"/{number}") == {(200, b"new")}
+        crossed = stage.site.crossed
+        assert crossed > 0
+        with monkeypatch.context() as broken:
+            broken.setattr(UpstreamPool, "begin", _fail)
+            assert await stage.ask(1, "/another") == {(200, b"new")}
+        assert stage.site.crossed == crossed
+
+
+@PAST
+@pytest.mark.parametrize("kind", ["lmdb", "redis"])
+async def test_terms_of_a_recall_that_fail_leave_the_request_to_the_pipeline(
+    made: Backends, lane_bytes: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HitRecall, "find", _fail)
+    l2 = await made.second_tier(kind)
+    async with staged(STORED, lane_bytes, "recall", l2=l2, l1_bytes=1, clock=made.clock) as stage:
+        await stage.ask(1)
+        await stage.site.services.store.flush()
+        assert await stage.ask() == {(200, b"kept")}
+        assert (stage.site.recalled, len(stage.site.origin.heads)) == (0, 1)
 
 
 # What is told.
