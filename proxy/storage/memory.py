@@ -408,14 +408,14 @@ class MemoryStore:
 
     def _index(self, key: NodeKey, url: str, tags: tuple[str, ...]) -> None:
         self._urls.add(url, key)
-        if isinstance(key, tuple):
+        if not isinstance(key, str):
             self._variants.setdefault(key[0], set()).add(key)
         for tag in tags:
             self._tags.setdefault(tag, set()).add(key)
 
     def _unindex(self, key: NodeKey, url: str, tags: tuple[str, ...]) -> None:
         self._urls.discard(url, key)
-        if isinstance(key, tuple):
+        if not isinstance(key, str):
             _discard(self._variants, key[0], key)
         for tag in tags:
             _discard(self._tags, tag, key)

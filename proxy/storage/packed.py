@@ -53,10 +53,10 @@ class PackedEntry:
     @property
     def extra_bytes(self) -> int:
         """What it takes beside its bodies and the objects that each packed entry has."""
-        size = len(self.own)
-        if isinstance(self.shape, bytes):
-            size += len(self.shape)
-        return size + len(self.url) if isinstance(self.url, str) else size
+        size, shape, url = len(self.own), self.shape, self.url
+        if not isinstance(shape, Shape):
+            size += len(shape)
+        return size if isinstance(url, int) else size + len(url)
 
 
 def pack(entry: Entry, primary: str) -> PackedEntry:
@@ -102,7 +102,7 @@ def address(packed: PackedEntry, primary: str) -> tuple[str, tuple[str, ...]]:
         primary: what `pack` was told.
     """
     shape, url = packed.shape, packed.url
-    if isinstance(shape, bytes):
+    if not isinstance(shape, Shape):
         shape = SHAPES.find(shape)
     tags = shape.tags(shape.read_own(packed.own)) if shape.tagged else ()
     return primary[url:] if isinstance(url, int) else url, tags

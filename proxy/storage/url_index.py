@@ -30,12 +30,11 @@ class UrlIndex(Generic[K]):
 
     def __init__(self) -> None:
         self._root: _Node[K] = _Node()
-        self._near: dict[str, _Node[K]] = {}  # by what stands up to the last slash of a URL, of the tree's nodes
+        self._near: dict[str, _Node[K]] = {}  # by what stands before the last slash of a URL, of the tree's nodes
 
     def add(self, url: str, key: K) -> None:
         """Let `key` be found by `url`."""
-        cut = url.rfind("/") + 1
-        directory, leaf = url[:cut], url[cut:]
+        directory, _, leaf = url.rpartition("/")
         node = self._near.get(directory)
         if node is None:
             *parts, leaf = url.split("/", MAX_DEPTH)
@@ -47,6 +46,8 @@ class UrlIndex(Generic[K]):
                 node = child
             self._approach(directory, parts, node)
         known = node.leaves.setdefault(leaf, key)
+        if known is key:  # nearly always
+            return
         if isinstance(known, set):
             known.add(key)
         elif known != key:
@@ -54,8 +55,7 @@ class UrlIndex(Generic[K]):
 
     def discard(self, url: str, key: K) -> None:
         """Forget `key` under `url`; nothing happens if it is not there."""
-        cut = url.rfind("/") + 1
-        directory, leaf = url[:cut], url[cut:]
+        directory, _, leaf = url.rpartition("/")
         node = self._near.get(directory)
         if node is None:
             *parts, leaf = url.split("/", MAX_DEPTH)
@@ -63,19 +63,21 @@ class UrlIndex(Generic[K]):
             if node is None:
                 return
             self._approach(directory, parts, node)
-        known = node.leaves.get(leaf)
-        if isinstance(known, set):
-            known.discard(key)
-            if len(known) == 1:
-                node.leaves[leaf] = known.pop()
-        elif known == key:
-            del node.leaves[leaf]
+        known = node.leaves.pop(leaf, None)
+        if known == key:  # nearly always
             if not node.leaves and not node.below:
                 self._prune(url)
+        elif isinstance(known, set):
+            known.discard(key)
+            node.leaves[leaf] = known.pop() if len(known) == 1 else known
+        elif known is not None:
+            node.leaves[leaf] = known
 
     def _approach(self, directory: str, parts: list[str], node: _Node[K]) -> None:
-        """Know where `node` is, if `parts`, by which it was found, are all of `directory`."""
-        if len(parts) < MAX_DEPTH:
+        """Know where `node` is, if `parts`, by which it was found, are all of `directory`. An empty one cannot be told
+        from none.
+        """
+        if directory and len(parts) < MAX_DEPTH:
             if len(self._near) >= MAX_NEAR:
                 self._near.clear()
             self._near[directory] = node
@@ -87,7 +89,7 @@ class UrlIndex(Generic[K]):
         for part in parts:
             path.append(path[-1].below[part])
         while parts and not path[-1].leaves and not path[-1].below:
-            self._near.pop("/".join([*parts, ""]), None)
+            self._near.pop("/".join(parts), None)
             path.pop()
             del path[-1].below[parts.pop()]
 

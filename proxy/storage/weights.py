@@ -14,6 +14,7 @@ MARKER_OVERHEAD: Final = 600
 HEADER_OVERHEAD: Final = 30  # a place in a multidict, and the object of a value that is not shared
 TEXT_OVERHEAD: Final = 50  # an object of type str or bytes
 TAG_OVERHEAD: Final = 200  # a place in the tag's set
+_PACKED_ALWAYS: Final = TEXT_OVERHEAD + ENTRY_OVERHEAD + PACKED_OVERHEAD
 
 
 def weigh(key: CacheKey, record: Record) -> int:
@@ -29,8 +30,9 @@ def weigh(key: CacheKey, record: Record) -> int:
 
 def weigh_packed(key: CacheKey, packed: PackedEntry, tags: tuple[str, ...]) -> int:
     """The same of an entry without derived forms that is packed."""
-    size = len(key.primary) + len(key.variant) + len(packed.body) + packed.extra_bytes + TAG_OVERHEAD * len(tags)
-    return size + TEXT_OVERHEAD + ENTRY_OVERHEAD + PACKED_OVERHEAD
+    primary, variant = key
+    size = len(primary) + len(variant) + len(packed.body) + packed.extra_bytes + _PACKED_ALWAYS
+    return size + TAG_OVERHEAD * len(tags) if tags else size
 
 
 def unpacked_bytes(entry: Entry) -> int:
