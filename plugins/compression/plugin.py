@@ -19,7 +19,7 @@ from typing import ClassVar, Final
 from typing_extensions import override
 
 from plugins.compression.codecs import CODINGS, Coding, compress, decoder
-from plugins.compression.fields import reformed, tag_as_sent, unmark_conditions, varies, varying
+from plugins.compression.fields import NO_TAGS, reformed, tag_as_sent, unmark_conditions, varies, varying
 from plugins.compression.settings import CompressionSettings
 from plugins.compression.streams import DecodedStream, EncodedStream, SingleChunk, Tally
 from plugins.compression.threads import CodingThreads
@@ -29,7 +29,17 @@ from proxy.http.body import Body
 from proxy.http.cache_control import request_directives, response_directives
 from proxy.http.headers import combined
 from proxy.http.message import Response
-from proxy.http.names import ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RANGE, UPGRADE
+from proxy.http.names import (
+    ACCEPT_ENCODING,
+    CACHE_CONTROL,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    RANGE,
+    UPGRADE,
+)
 from proxy.metrics.registry import Counter
 from proxy.pipeline.exchange import DerivedForms, Exchange, ExchangeKey, Outcome, Stats
 from proxy.pipeline.passage import PassagePart
@@ -94,9 +104,11 @@ class Compression(Plugin[CompressionSettings]):
             return
         accept = combined(headers, ACCEPT_ENCODING)
         wish = self._wishes.of_get(accept)
-        changed, tags = unmark_conditions(headers, wish.accepted)
+        changed, tags = None, NO_TAGS
+        if IF_NONE_MATCH in headers or IF_MATCH in headers:
+            changed, tags = unmark_conditions(headers, wish.accepted)
         head = request.method == "HEAD"
-        as_is = RANGE in headers or request_directives(headers).no_transform
+        as_is = RANGE in headers or (CACHE_CONTROL in headers and request_directives(headers).no_transform)
         if head or as_is or tags:
             wish = Wish(wish.accepted, wish.coding, as_is, head, tags)
         exchange.put(self._wish, wish)
@@ -111,11 +123,15 @@ class Compression(Plugin[CompressionSettings]):
     async def on_response(self, exchange: Exchange, response: Response) -> Response:
         wish = exchange.take(self._wish)
         headers = response.headers
-        if wish is None or response_directives(headers).no_transform:
+        if wish is None or (CACHE_CONTROL in headers and response_directives(headers).no_transform):
             return response
         if response.status == 304:
             return self._confirm(response, wish)
-        if (coded := combined(headers, CONTENT_ENCODING)) and (coding := coded.strip().lower()) != IDENTITY:
+        if (
+            CONTENT_ENCODING in headers
+            and (coded := combined(headers, CONTENT_ENCODING))
+            and (coding := coded.strip().lower()) != IDENTITY
+        ):
             return self._decode(response, coding.removeprefix("x-"), wish)
         if not self._worthwhile(response, wish):
             return response

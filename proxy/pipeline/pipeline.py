@@ -99,7 +99,7 @@ class Step:
 class Chain:
     """The plugins of a route from some place on, and the upstream behind them. A `Tail`."""
 
-    __slots__ = ("_clock", "_failures", "_upstream", "steps")
+    __slots__ = ("_answered", "_asked", "_clock", "_completed", "_failures", "_upstream", "steps")
 
     def __init__(self, plugins: Sequence[AnyPlugin], upstream: Upstream, clock: Clock, failures: Failures) -> None:
         self._upstream = upstream
@@ -110,18 +110,23 @@ class Chain:
             hooks = {hook: getattr(plugin, hook) if defines(plugin, hook) else None for hook in HOOKS}
             steps.append(Step(plugin, Chain(plugins[place + 1 :], upstream, clock, failures), **hooks))
         self.steps = tuple(steps)
+        # The hooks that there are, with the places (from 1) of their plugins, in the order of their calls.
+        places = list(enumerate(steps, 1))
+        self._asked = [(place, step, step.on_request) for place, step in places if step.on_request is not None]
+        self._answered = [
+            (place, step, step.on_response) for place, step in places[::-1] if step.on_response is not None
+        ]
+        self._completed = [(place, step, step.on_complete) for place, step in places if step.on_complete is not None]
 
     async def run(self, exchange: Exchange) -> Response:
         """See `Tail.run`. A failing hook becomes a `PluginError`."""
         reached = 0
         try:
-            for reached, step in enumerate(self.steps, 1):
+            for reached, step, on_request in self._asked:
                 exchange.reached = reached
-                if step.on_request is None:
-                    continue
                 exchange.tail = step.tail
                 try:
-                    response = await step.on_request(exchange)
+                    response = await on_request(exchange)
                 except ProxyError:
                     raise
                 except Exception as error:
@@ -130,7 +135,8 @@ class Chain:
                     exchange.answered_by = exchange.answered_by or step.plugin.name
                     break
             else:
-                reached = len(self.steps) + 1
+                exchange.reached = len(self.steps)
+                reached = exchange.reached + 1
                 response = await self._ask_upstream(exchange)
         except UpstreamError as error:
             response, reached = await self._rescue(exchange, error, max(reached - 1, 0))
@@ -173,11 +179,11 @@ class Chain:
 
     async def _return(self, exchange: Exchange, response: Response, before: int) -> Response:
         """Take `response` through `on_response` of the first `before` plugins, from right to left."""
-        for step in reversed(self.steps[:before]):
-            if step.on_response is None:
+        for place, step, on_response in self._answered:
+            if place > before:
                 continue
             try:
-                response = await step.on_response(exchange, response)
+                response = await on_response(exchange, response)
             except asyncio.CancelledError:
                 await close_body(response.body)
                 raise
@@ -191,11 +197,12 @@ class Chain:
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
         """See `Tail.complete`."""
-        for step in self.steps[: exchange.reached]:
-            if step.on_complete is None:
-                continue
+        reached = exchange.reached
+        for place, step, on_complete in self._completed:
+            if place > reached:
+                break
             try:
-                step.on_complete(exchange, outcome)
+                on_complete(exchange, outcome)
             except Exception as error:  # noqa: BLE001 — one plugin's mistake must not keep the others from their turn
                 self._failures.of_hook(step.plugin.name, "on_complete", error)
 

@@ -100,9 +100,8 @@ class Forwarding:
         """
         trusted = self.trusts(peer)
         chain = self._chain(headers) if trusted else []
-        for name in _FIELDS:
-            if name in headers:
-                headers.popall(name)
+        for name in filter(headers.__contains__, _FIELDS):
+            headers.popall(name)
         tell = self._tell if len(host) <= _REMEMBERED_HOST else self._make_fields
         origin, fields = tell(tuple(chain), peer, scheme, host)
         headers.extend(fields)

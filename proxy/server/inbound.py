@@ -24,9 +24,6 @@ from proxy.server.raw import RawRequest
 from proxy.server.refusals import NotImplementedRequestError, RequestTimeoutError, VersionNotSupportedError
 from proxy.server.settings import ServerSettings
 
-WHOLE_BODY_BYTES: Final = 65_536
-"""A body that has arrived with its head and is not larger goes on as `bytes`: it can be sent again."""
-
 _ABSOLUTE: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::(?P<port>[0-9]{0,5}))?")
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
@@ -200,17 +197,16 @@ class RequestReader:
                 raise ClientError("HTTP/1.0 knows no Transfer-Encoding")  # RFC 9112 §6.1: faulty framing
             if coding.strip().lower() != "chunked":
                 raise NotImplementedRequestError("this server knows no transfer coding but chunked")
-        if not raw.body_exists:
+        if raw.whole == b"":
             return b""
         limit = self._max_body_bytes
         content = raw.content
         if limit is not None and int(raw.headers.get(CONTENT_LENGTH, "0")) > limit:
             raise PayloadTooLargeError(f"the request's body is longer than {limit} bytes")
-        if content.is_eof() and content.total_bytes <= WHOLE_BODY_BYTES and content.exception() is None:
-            body = content.read_nowait()
-            if limit is not None and len(body) > limit:
+        if raw.whole is not None:
+            if limit is not None and len(raw.whole) > limit:
                 raise PayloadTooLargeError(f"the request's body is longer than {limit} bytes")
-            return body
+            return raw.whole
         expects = version >= (1, 1) and raw.headers.get(EXPECT, "").lower() == "100-continue"
         return RequestBody(
             content,

@@ -31,7 +31,7 @@ from proxy.server.edges import NOWHERE, MessageEdges
 from proxy.server.fast_lane import FastLane
 from proxy.server.forwarding import peer_address
 from proxy.server.heads import Caller
-from proxy.server.raw import RawRequest
+from proxy.server.raw import WHOLE_BODY_BYTES, RawRequest
 from proxy.server.refusals import RequestTimeoutError, of_parser
 from proxy.server.settings import ServerSettings
 from proxy.server.under_way import UnderWay
@@ -52,6 +52,17 @@ _MOST_PIECES: Final = 64  # of one chunk of data: what is left is fed whole, at 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _WRITE_AT_ONCE_BYTES: Final = 16_384
 _SENT: Final = (bytes, tuple)  # a union of the two would be made each time
+
+
+def _whole(body: StreamReader) -> bytes | None:
+    """All of `body`, if it is here and not too long. It is not read by aiohttp's methods, six of them, which see to it
+    that reading goes on: it never stopped.
+    """
+    if body is EMPTY_PAYLOAD:
+        return b""
+    if not body.is_eof() or body.total_bytes > WHOLE_BODY_BYTES or body.exception() is not None:
+        return None
+    return b"".join(body._buffer)  # noqa: SLF001 — private names of aiohttp stand in this file
 
 
 class ClientGoneError(ConnectionError):
@@ -344,6 +355,7 @@ class Connection(web.RequestHandler):
             message.version,
             not message.should_close,
             content,
+            _whole(content),
             self,
         )
         try:

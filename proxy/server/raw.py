@@ -1,10 +1,13 @@
 """What the server reads of a request as aiohttp parsed it."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from aiohttp import HttpVersion
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
+
+WHOLE_BODY_BYTES: Final = 65_536
+"""A body that has arrived with its head and is not larger goes on as `bytes`: it can be sent again."""
 
 
 class Peer(Protocol):
@@ -30,10 +33,11 @@ class RawRequest:
         version: of the message.
         keep_alive: whether the client wants the connection to go on.
         content: the body.
+        whole: all of it, if it is here and not too long; None: it is to be read.
         protocol: the connection.
     """
 
-    __slots__ = ("content", "headers", "keep_alive", "method", "protocol", "raw_path", "version")
+    __slots__ = ("content", "headers", "keep_alive", "method", "protocol", "raw_path", "version", "whole")
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class RawRequest:
         version: HttpVersion,
         keep_alive: bool,
         content: StreamReader,
+        whole: bytes | None,
         protocol: Peer,
     ) -> None:
         self.method = method
@@ -51,9 +56,5 @@ class RawRequest:
         self.version = version
         self.keep_alive = keep_alive
         self.content = content
+        self.whole = whole
         self.protocol = protocol
-
-    @property
-    def body_exists(self) -> bool:
-        """Whether there is a body, be it empty."""
-        return self.content is not EMPTY_PAYLOAD

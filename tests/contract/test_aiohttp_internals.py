@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from typing_extensions import override
 
@@ -26,6 +26,7 @@ FIELDS = {
     "_msg_queue_resume_size", "_parser", "_paused", "_payload_parser", "_reading_paused", "_request_count",
     "_task_handler", "_upgraded", "_waiter",
 }  # fmt: skip
+OF_A_BODY = {"_buffer"}
 METHODS = {"_resume_reading_if_drained", "_resume_transport_reading"}
 
 
@@ -77,7 +78,7 @@ def test_every_private_name_in_protocol_is_known_here() -> None:
     used -= {name for name, _ in inspect.getmembers(protocol.Connection, inspect.isfunction)} - METHODS
     used -= set(vars(protocol.Connection)) - METHODS
     used -= {"_caller", "_connection", "_empty"}  # of the other classes in the file
-    assert used == FIELDS | METHODS
+    assert used == FIELDS | METHODS | OF_A_BODY
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
@@ -104,6 +105,15 @@ def test_own_methods_hide_only_what_they_mean_to() -> None:
     }  # fmt: skip
     hidden = {name for name in vars(protocol.Connection) if hasattr(RequestHandler, name)}
     assert hidden <= meant
+
+
+async def test_a_body_that_is_here_is_in_its_buffer() -> None:
+    body = StreamReader(BaseProtocol(asyncio.get_running_loop()), 65_536)
+    body.feed_data(b"ab")
+    body.feed_data(b"cd")
+    body.feed_eof()
+    assert list(body._buffer) == [b"ab", b"cd"]
+    assert body.total_bytes == 4
 
 
 async def test_fields_begin_as_the_server_expects(connection: RequestHandler) -> None:

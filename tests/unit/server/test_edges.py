@@ -44,6 +44,22 @@ def test_every_empty_line_is_seen_wherever_the_data_is_cut(pieces: list[bytes], 
     assert apart <= set(seen)
 
 
+@pytest.mark.parametrize("name", [b"Content-Length", b"content-length"])
+def test_a_head_and_all_of_its_body_are_one_piece(name: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\n" + name + b": 6\r\nHost: a\r\n\r\n"
+    edges = MessageEdges()
+    assert edges.next(head + b"a\r\n\r\nb", 0) == NOWHERE
+    assert edges.next(b"GET /\r\n\r\n" + head + b"a\r\n\r\nb", 9) == NOWHERE
+
+
+@pytest.mark.parametrize(
+    "line", [b"Content-Length: 5", b"Content-Length: 7", b"X-Content-Length: 6", b"Content-Length: 0006, 6", b"X: a"]
+)
+def test_what_does_not_look_like_one_piece_is_taken_apart(line: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\n" + line + b"\r\nHost: a\r\n\r\n"
+    assert MessageEdges().next(head + b"abcdef", 0) == len(head)
+
+
 async def test_a_body_of_known_length_ends_there_whatever_it_holds() -> None:
     edges = MessageEdges()
     edges.payload = StreamReader(BaseProtocol(asyncio.get_running_loop()), 65_536)
