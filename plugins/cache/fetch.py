@@ -21,6 +21,7 @@ from plugins.cache.variants import is_crowded, variant_place
 from proxy.errors import ProxyError, UpstreamError
 from proxy.http.body import BodyStream, WrappedStream, close_body
 from proxy.http.message import Request, Response
+from proxy.http.names import CACHE_GROUP_INVALIDATION
 from proxy.pipeline.exchange import Exchange, Outcome
 from proxy.pipeline.plugin import Services
 from proxy.policy import invalidation, reuse, storing, validation, vary
@@ -69,6 +70,7 @@ class Fetcher:
         self._settings = settings
         self._options = options
         self._rules = settings.key_rules()
+        self._merges_queries = self._rules.merges_queries
         self._services = services
         self._clock = services.clock
         self._store = services.store
@@ -379,10 +381,11 @@ class Fetcher:
             return  # nothing changed
         for url in urls:
             await self._log.append(_URL, url)
-            if self._rules.merges_queries:  # what answers this URI may have been stored for another one
+            if self._merges_queries:  # what answers this URI may have been stored for another one
                 await self._log.append(PurgeScope.KEY, self._key_of_get(request, url))
-        for group in invalidation.invalidated_groups(request, response):
-            await self._log.append(PurgeScope.TAG, group)
+        if CACHE_GROUP_INVALIDATION in response.headers:
+            for group in invalidation.invalidated_groups(request, response):
+                await self._log.append(PurgeScope.TAG, group)
 
     def _key_of_get(self, request: Request, url: str) -> str:
         """The key under which GET for `url`, of the same origin and with the same fields as `request`, is stored."""

@@ -10,6 +10,7 @@ from multidict import istr
 ACCEPT_ENCODING: Final = istr("Accept-Encoding")
 AUTHORIZATION: Final = istr("Authorization")
 CACHE_CONTROL: Final = istr("Cache-Control")
+CACHE_GROUP_INVALIDATION: Final = istr("Cache-Group-Invalidation")
 CONTENT_ENCODING: Final = istr("Content-Encoding")
 CONTENT_LENGTH: Final = istr("Content-Length")
 CONTENT_LOCATION: Final = istr("Content-Location")

@@ -140,7 +140,17 @@ class Chain:
                 response = await self._ask_upstream(exchange)
         except UpstreamError as error:
             response, reached = await self._rescue(exchange, error, max(reached - 1, 0))
-        return await self._return(exchange, response, reached - 1)
+        for place, step, on_response in self._answered:
+            if place >= reached:
+                continue
+            try:
+                response = await on_response(exchange, response)
+            except BaseException as error:
+                await close_body(response.body)
+                if isinstance(error, ProxyError) or not isinstance(error, Exception):
+                    raise
+                raise self._failures.of_hook(step.plugin.name, "on_response", error) from error
+        return response
 
     async def _ask_upstream(self, exchange: Exchange) -> Response:
         exchange.tail = None
@@ -176,24 +186,6 @@ class Chain:
                 exchange.answered_by = step.plugin.name
                 return response, place
         raise error
-
-    async def _return(self, exchange: Exchange, response: Response, before: int) -> Response:
-        """Take `response` through `on_response` of the first `before` plugins, from right to left."""
-        for place, step, on_response in self._answered:
-            if place > before:
-                continue
-            try:
-                response = await on_response(exchange, response)
-            except asyncio.CancelledError:
-                await close_body(response.body)
-                raise
-            except ProxyError:
-                await close_body(response.body)
-                raise
-            except Exception as error:
-                await close_body(response.body)
-                raise self._failures.of_hook(step.plugin.name, "on_response", error) from error
-        return response
 
     def complete(self, exchange: Exchange, outcome: Outcome) -> None:
         """See `Tail.complete`."""
@@ -391,7 +383,9 @@ class Pipeline:
         if not self.in_flight:
             self._idle.clear()
         self.in_flight += 1
-        return Exchange(request, self.table.find(request), request_id, self._clock.monotonic(), pipeline=self)
+        exchange = Exchange(request, self.table.find(request), request_id, self._clock.monotonic())
+        exchange.pipeline = self  # a keyword in the call would cost more than all that is without one
+        return exchange
 
     async def _answer(self, exchange: Exchange) -> Response:
         try:

@@ -6,17 +6,15 @@ from typing import Any, Final, cast
 from urllib.parse import urljoin, urlsplit
 
 import http_sf
-from multidict import istr
 
 from proxy.http.headers import combined
 from proxy.http.message import Headers, Request, Response, to_wire
-from proxy.http.names import CONTENT_LOCATION, LOCATION
+from proxy.http.names import CACHE_GROUP_INVALIDATION, CONTENT_LOCATION, LOCATION
 from proxy.policy.model import Stored
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH"})
 """Methods known to be safe (RFC 9110 §9.2.1 and the registry); the safety of any other is unknown."""
 
-_CACHE_GROUP_INVALIDATION: Final = istr("Cache-Group-Invalidation")
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
@@ -71,7 +69,7 @@ def invalidated_groups(request: Request, response: Response) -> tuple[str, ...]:
     """The tags of the groups that a response makes void (RFC 9875 §3)."""
     if not _changes_state(request, response):
         return ()
-    return _group_tags(request, response.headers, _CACHE_GROUP_INVALIDATION)
+    return _group_tags(request, response.headers, CACHE_GROUP_INVALIDATION)
 
 
 def _group_tags(request: Request, headers: Headers, name: str) -> tuple[str, ...]:

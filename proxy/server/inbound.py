@@ -174,17 +174,9 @@ class RequestReader:
         body = self._body(raw, version, send)
         if EXPECT in headers and not (isinstance(body, RequestBody) and body.held_back):
             del headers[EXPECT]  # who does not wait to be told asks for nothing (RFC 9110 §10.1.1)
-        request = Request(
-            method=raw.method,
-            target=target,
-            scheme=origin.scheme,
-            host=authority(origin.host, origin.scheme) or host,
-            headers=CIMultiDictProxy(headers),
-            body=body,
-            client=origin.client,
-            version=version,
-        )
-        return request, request_id
+        scheme, host = origin.scheme, authority(origin.host, origin.scheme) or host
+        fields = CIMultiDictProxy(headers)
+        return Request(raw.method, target, scheme, host, fields, body, origin.client, version), request_id
 
     def request_id(self, received: str) -> str:
         """`received`, from a trusted peer, if it can be one; else a new one."""

@@ -342,13 +342,19 @@ class Connection(web.RequestHandler):
             if isinstance(message, _ErrInfo):
                 goes_on = await self._refuse(message.exc)
             else:
-                goes_on = await self._answer(message, content)
+                self._content = content
+                try:
+                    goes_on = await self._server.answer(self._request(message, content))
+                except Exception as error:  # noqa: BLE001 — our mistake, whatever it is: no response can be trusted any more
+                    _log.error("request handler failed", exc_info=error)
+                    self.reset()
+                    goes_on = False
+                finally:
+                    self._content = EMPTY_PAYLOAD
         self.force_close()
 
-    async def _answer(self, message: RawRequestMessage, content: StreamReader) -> bool:
-        """Whether another message may follow."""
-        self._content = content
-        request = RawRequest(
+    def _request(self, message: RawRequestMessage, content: StreamReader) -> RawRequest:
+        return RawRequest(
             message.method,
             message.path,
             message.headers,
@@ -358,14 +364,6 @@ class Connection(web.RequestHandler):
             _whole(content),
             self,
         )
-        try:
-            return await self._server.answer(request)
-        except Exception as error:  # noqa: BLE001 — our mistake, whatever it is: no response can be trusted any more
-            _log.error("request handler failed", exc_info=error)
-            self.reset()
-            return False
-        finally:
-            self._content = EMPTY_PAYLOAD
 
     async def _refuse(self, error: BaseException | None) -> bool:
         """Answer what never became a request. Nothing follows it."""

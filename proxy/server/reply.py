@@ -111,14 +111,10 @@ class Reply:
             error = ProxyError("the response's body failed")
             self._break_off(frame)
         finally:
-            outcome = Outcome(
-                status=response.status if sender.head_sent else CLIENT_CLOSED_REQUEST,
-                bytes_sent=sender.sent,
-                duration=self._elapsed(),
-                first_byte=first_byte if sender.head_sent else None,
-                error=error,
-                aborted=not whole,
-            )
+            if sender.head_sent:
+                outcome = Outcome(response.status, sender.sent, self._elapsed(), first_byte, error, not whole)
+            else:
+                outcome = Outcome(CLIENT_CLOSED_REQUEST, 0, self._elapsed(), None, error, not whole)
             if isinstance(response.body, bytes):
                 self._complete(outcome)
             else:

@@ -67,13 +67,7 @@ class PurgeIndex:
         known = self._newest.get(name)
         if known is not None and known.id >= purge.id:
             return
-        self._remember(name, purge, new=known is None)
-        self.applied += 1
-        for subscriber in self._subscribers:
-            subscriber(purge)
-
-    def _remember(self, name: _Name, purge: Purge, *, new: bool) -> None:
-        if not new:
+        if known is not None:
             del self._newest[name]  # and in again at the end: the oldest stand first
         elif purge.scope is _PREFIX:
             length = len(purge.value)
@@ -82,6 +76,9 @@ class PurgeIndex:
         self.last_seen = max(self.last_seen, purge.id)
         if len(self._newest) > self._max_purges:
             self._forget_oldest()
+        self.applied += 1
+        for subscriber in self._subscribers:
+            subscriber(purge)
 
     def lose(self, floor: PurgeId) -> None:
         """Purges up to `floor` may have been missed: everything older is void, and subscribers drop what they have."""
