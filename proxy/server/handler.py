@@ -219,7 +219,7 @@ class Handler:
         finally:
             if transcript is not None:
                 transcript.drop()
-            if request.body:
+            if not isinstance(request.body, bytes):
                 await close_body(request.body)
 
     async def _send_refusal(self, raw: RawRequest, connection: Connection, response: Response) -> bool:

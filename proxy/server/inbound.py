@@ -105,6 +105,8 @@ class RequestBody(BodyStream):
 
 async def _read(content: StreamReader, timeout_seconds: float) -> bytes:
     try:
+        if data := content.read_nowait():
+            return data  # without a timer: much of a body is here when it is asked for
         async with asyncio.timeout(timeout_seconds):
             return await content.readany()
     except TimeoutError:
