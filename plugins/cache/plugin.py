@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 from multidict import istr
 from typing_extensions import override
 
-from plugins.cache.account import Account
+from plugins.cache.account import Account, Asides
 from plugins.cache.asking import CLIENT_CONDITIONS, FieldGuard
 from plugins.cache.content import read_content
 from plugins.cache.explain import Explainer
@@ -58,6 +58,7 @@ class _Turn(Enum):
     AGAIN = "look again: the flight brought another variant"
 
 
+_BYPASS: Final = CacheResult.BYPASS
 _TAG: Final = PurgeScope.TAG
 _PLACE: Final = ExchangeKey[Place]("cache place")
 
@@ -89,6 +90,7 @@ class Cache(Plugin[CacheSettings]):
         self._status_field: Callable[[CacheReport], str] | None = None
         if settings.cache_status:
             self._status_field = partial(cache_status, key=settings.cache_status_key)
+        self._asides = Asides(self._status_field)
         self._fetcher: Fetcher
         self._forms: FormMaker
         self._finder: Finder
@@ -122,7 +124,7 @@ class Cache(Plugin[CacheSettings]):
             exchange.request = request
             aside = None if known else Reason.REQUEST_BODY
         if aside is not None:
-            exchange.cache = CacheReport(CacheResult.BYPASS, aside, aside.fwd)
+            exchange.cache = self._asides.asked(aside)
             if aside is Reason.CACHE_OFF and exchange.transcript is not None:
                 exchange.passage = self._shortcuts.passages.without(request)
             return None
@@ -416,7 +418,13 @@ class Cache(Plugin[CacheSettings]):
         await self._fetcher.invalidate(request, response)
         if request.method == "HEAD" and place is not None and place.entry is not None:
             self._fetcher.compare_head(request, place.key, place.entry, response, exchange.upstream_seconds or 0.0)
-        self._report(exchange, exchange.cache.with_status(response.status))
+        asked = exchange.cache
+        if asked.result is _BYPASS and asked.reason is not None:
+            exchange.cache, status_field = self._asides.answered(asked.reason, response.status)
+            if status_field and self.settings.tells(exchange.request.client):
+                exchange.response_fields.append(("Cache-Status", status_field))
+        else:
+            self._report(exchange, asked.with_status(response.status))
         return response
 
     @override
