@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from proxy.http.message import to_wire
 from proxy.storage.base import NO_FORMS, PurgeId, Record, VaryMarker
 from proxy.storage.documents import Document, UndecodableError, defaults_of, dump, hints_of, load_object
-from proxy.storage.packed import PackedEntry, address, shape_of
+from proxy.storage.packed import PackedEntry, shape_of, url_of
 from proxy.storage.shape import MOMENTS, Shape
 from proxy.storage.shapes import SHAPES
 
@@ -76,7 +76,7 @@ def encode(record: Record | PackedEntry, primary: str = "") -> bytes:
         return _framed(_MARKER, dump(_MARKERS.write(_marker_values(record))))
     if isinstance(record, PackedEntry):
         shape, own = shape_of(record), record.own
-        url, _ = address(record, primary)
+        url = url_of(record.url, primary)
         read = shape.read_own(own)
         glance = _glance(read[shape.purge_id_at], shape.own_values(read))
     else:

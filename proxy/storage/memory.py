@@ -55,7 +55,7 @@ class MemoryStore:
         self._new: Node | None = None  # the oldest one that no sweep has looked at, and may be to be packed
         self._turn = 0
         self._sizes: dict[int, int] = {}
-        self._urls: UrlIndex[NodeKey] = UrlIndex()
+        self._urls: UrlIndex = UrlIndex()
         self._tags: dict[str, set[NodeKey]] = {}
         self._variants: dict[str, set[NodeKey]] = {}
         self.bytes = 0
@@ -156,17 +156,16 @@ class MemoryStore:
     def put_packed(self, key: CacheKey, packed: PackedEntry) -> bool:
         """The same for an entry without derived forms that is packed already; it has the weight of a packed one."""
         internal = node_key(key)
-        url, tags = address(packed, key.primary)
+        where, tags = address(packed)
         size = weigh_packed(key, packed, tags)
-        too_large = (
-            size + UNPACKED_OVERHEAD + len(url) > self.max_object_bytes
-        )  # as `put` would see it, but for headers
+        # As `put` would see it, but for headers.
+        too_large = size + UNPACKED_OVERHEAD + len(key.primary) > self.max_object_bytes
         if too_large or internal in self._nodes or packed.discard_at <= self._clock.wall():
             return self.put(key, unpack(packed, key.primary))
         self.puts += 1
         node = Node(internal, packed, self._shared(size), self._turn)
         self._nodes[internal] = node
-        self._index(internal, url, tags)
+        self._index(internal, where, tags)
         self._enqueue(node)
         self.bytes += size
         self._make_room(node)
@@ -332,12 +331,10 @@ class MemoryStore:
         return entry
 
     @staticmethod
-    def _address(node: Node) -> tuple[str, tuple[str, ...]]:
-        """URL and tags, under which it is indexed."""
+    def _address(node: Node) -> tuple[str | int, tuple[str, ...]]:
+        """URL (see `UrlIndex.add`) and tags, under which it is indexed."""
         record = node.record
-        if isinstance(record, PackedEntry):
-            return address(record, primary_of(node.key))
-        return record.url, _tags_of(record)
+        return address(record) if isinstance(record, PackedEntry) else (record.url, _tags_of(record))
 
     def _shared(self, size: int) -> int:
         """`size` as an object that others have, too: 32 bytes less for each packed entry that weighs as much."""
@@ -406,15 +403,15 @@ class MemoryStore:
 
     # The indexes.
 
-    def _index(self, key: NodeKey, url: str, tags: tuple[str, ...]) -> None:
-        self._urls.add(url, key)
+    def _index(self, key: NodeKey, where: str | int, tags: tuple[str, ...]) -> None:
+        self._urls.add(where, key)
         if not isinstance(key, str):
             self._variants.setdefault(key[0], set()).add(key)
         for tag in tags:
             self._tags.setdefault(tag, set()).add(key)
 
-    def _unindex(self, key: NodeKey, url: str, tags: tuple[str, ...]) -> None:
-        self._urls.discard(url, key)
+    def _unindex(self, key: NodeKey, where: str | int, tags: tuple[str, ...]) -> None:
+        self._urls.discard(where, key)
         if not isinstance(key, str):
             _discard(self._variants, key[0], key)
         for tag in tags:

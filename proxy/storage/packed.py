@@ -95,17 +95,12 @@ def unpack(packed: PackedEntry, primary: str) -> Entry:
     return entry if packed.change is None else packed.change(entry)
 
 
-def address(packed: PackedEntry, primary: str) -> tuple[str, tuple[str, ...]]:
-    """URL and tags of the entry, for less than unpacking it.
-
-    Args:
-        primary: what `pack` was told.
-    """
-    shape, url = packed.shape, packed.url
-    if not isinstance(shape, Shape):
+def address(packed: PackedEntry) -> tuple[str | int, tuple[str, ...]]:
+    """URL, as `packed` has it, and tags of the entry, for less than unpacking it."""
+    shape = packed.shape
+    if isinstance(shape, bytes):
         shape = SHAPES.find(shape)
-    tags = shape.tags(shape.read_own(packed.own)) if shape.tagged else ()
-    return primary[url:] if isinstance(url, int) else url, tags
+    return packed.url, shape.tags(shape.read_own(packed.own)) if shape.tagged else ()
 
 
 def shape_of(packed: PackedEntry) -> Shape:

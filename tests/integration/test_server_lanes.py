@@ -782,18 +782,18 @@ async def test_answers_of_the_lane_and_of_the_pipeline_leave_in_their_order() ->
 
 
 async def test_a_connection_that_only_the_lane_has_served_is_closed_when_it_idles() -> None:
-    async with site(Origin(), keep_alive_timeout_seconds=0.4) as one:
+    async with site(Origin(), keep_alive_timeout_seconds=1.0) as one:
         async with await RawClient.connect(one.address) as first:
             await warm(one, first)
         async with await RawClient.connect(one.address) as client:
             began = asyncio.get_running_loop().time()
-            for _ in range(4):
+            for _ in range(6):
                 before = one.hits
                 assert (await client.ask(KNOWN)).status == 200
                 assert one.hits == before + 1
-                await asyncio.sleep(0.2)  # the timer is set anew by each of them
+                await asyncio.sleep(0.25)  # the timer is set anew by each of them
             assert await client.closed()
-            assert 0.9 < asyncio.get_running_loop().time() - began < 5
+            assert 2.2 < asyncio.get_running_loop().time() - began < 9
 
 
 async def test_half_a_head_behind_what_the_lane_has_answered_is_given_its_time_and_no_more() -> None:

@@ -8,7 +8,7 @@ from proxy.http.message import make_headers
 from proxy.policy.recurring import Times
 from proxy.storage.base import Entry
 from proxy.storage.mould import Mould, mould_of
-from proxy.storage.packed import address, unpack, url_within
+from proxy.storage.packed import address, unpack, url_of, url_within
 from tests.support.records import NOW, entries, entry, key, same, times
 
 
@@ -57,7 +57,8 @@ def test_what_a_mould_casts_is_like_its_model_but_for_times_url_and_body(
         packed = mould.cast(moments, url_within(primary, url), body)
         assert same(unpack(packed, primary), expected)
         assert packed.discard_at == discard_at
-        assert address(packed, primary) == (url, one.tags)
+        where, tags = address(packed)
+        assert (url_of(where, primary), tags) == (url, one.tags)
 
 
 def model(lines: dict[str, str] | None = None) -> Entry:
