@@ -1,6 +1,7 @@
 """Values that are made for each request."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -20,3 +21,12 @@ def value(cls: type[T]) -> type[T]:
 def value_by_identity(cls: type[T]) -> type[T]:
     """The same for what equals itself alone."""
     return dataclass(slots=True, eq=False)(cls)
+
+
+class IdentityEnum(Enum):
+    """An enumeration whose members are hashed as what they are.
+
+    For those that every request looks something up by: `Enum` hashes a member's name, in Python, which takes 0.2 µs.
+    """
+
+    __hash__ = object.__hash__

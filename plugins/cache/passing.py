@@ -8,7 +8,6 @@ as any miss does, so others wait for it, and what it brings is admitted by the p
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from enum import Enum
 from typing import Final, final
 
 from plugins.cache.account import Account
@@ -28,16 +27,15 @@ from proxy.storage.base import CacheKey, Entry, resource_key
 from proxy.storage.packed import unpack, url_within
 from proxy.storage.tiered import TieredStore
 from proxy.upstream.collapse import Flight
+from proxy.values import IdentityEnum
 
 
-class Way(Enum):
+class Way(IdentityEnum):
     """How a request goes past the cache."""
 
     WITHOUT = "the route has no cache"
     UNCACHEABLE = "the key's response was lately not to be stored"
     FILLING = "nothing is stored under the key"
-
-    __hash__ = object.__hash__  # that of an enumeration hashes the name, in Python: 0.2 µs for each request
 
 
 @final

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from proxy.errors import ProxyError
@@ -13,7 +12,7 @@ from proxy.pipeline.recall import RecallTerms
 from proxy.pipeline.replay import ReplayTerms
 from proxy.pipeline.routes import Route
 from proxy.policy.reasons import Reason
-from proxy.values import value
+from proxy.values import IdentityEnum, value
 
 T = TypeVar("T")
 
@@ -21,7 +20,7 @@ InformationalSender: TypeAlias = Callable[[int, Headers], Awaitable[None]]
 """Passes a 1xx response on to the client."""
 
 
-class CacheResult(Enum):
+class CacheResult(IdentityEnum):
     """What became of the request at the cache; the value is a metric label and a log value."""
 
     NONE = "none"  # no cache on the route, or answered before it
@@ -30,8 +29,6 @@ class CacheResult(Enum):
     STALE = "stale"
     REVALIDATED = "revalidated"
     MISS = "miss"
-
-    __hash__ = object.__hash__  # `Enum` has one written in Python, and each exchange is counted by its result
 
     @property
     def from_cache(self) -> bool:

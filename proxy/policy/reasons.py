@@ -5,11 +5,12 @@ A member's value is the token seen in log lines, metric labels and the `detail` 
 §2.2 calls it when the request goes forward for it.
 """
 
-from enum import Enum
 from typing import Self
 
+from proxy.values import IdentityEnum
 
-class Reason(Enum):
+
+class Reason(IdentityEnum):
     """Why the policy decided as it did.
 
     Attributes:
@@ -29,8 +30,6 @@ class Reason(Enum):
         member.clause = clause
         member.fwd = fwd
         return member
-
-    __hash__ = object.__hash__  # `Enum` has one written in Python, and each exchange is counted by its reason
 
     # Answered from the cache.
     FRESH = "fresh", "The stored response is fresh.", "RFC 9111 §4.2"

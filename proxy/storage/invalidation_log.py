@@ -7,14 +7,13 @@ million, and beats a slow fetch that began before it.
 
 import json
 from collections.abc import Callable
-from enum import Enum
 from typing import Protocol, TypeAlias
 
 from proxy.storage.base import Purgeable, PurgeId
-from proxy.values import value
+from proxy.values import IdentityEnum, value
 
 
-class PurgeScope(Enum):
+class PurgeScope(IdentityEnum):
     """What a purge's value names."""
 
     KEY = "key"  # a primary cache key
@@ -22,8 +21,6 @@ class PurgeScope(Enum):
     PREFIX = "prefix"  # the beginning of target URIs
     TAG = "tag"
     ALL = "all"  # no value
-
-    __hash__ = object.__hash__  # `Enum` has one written in Python, and each unsafe request hashes a scope several times
 
 
 @value

@@ -18,7 +18,7 @@ from typing import Final
 from proxy.clock import Clock
 from proxy.storage.base import CacheKey, Entry, Record, VaryMarker
 from proxy.storage.node import Node, NodeKey, Use, Watcher, node_key, primary_of
-from proxy.storage.packed import PackedEntry, address, pack, unpack
+from proxy.storage.packed import PackedEntry, address, pack, unpack, url_of
 from proxy.storage.url_index import UrlIndex
 from proxy.storage.weights import PACKED_OVERHEAD, UNPACKED_OVERHEAD, unpacked_bytes, weigh, weigh_packed
 
@@ -158,8 +158,9 @@ class MemoryStore:
         internal = node_key(key)
         where, tags = address(packed)
         size = weigh_packed(key, packed, tags)
+        url_bytes = len(key.primary) - where if isinstance(where, int) else len(where)
         # As `put` would see it, but for headers.
-        too_large = size + UNPACKED_OVERHEAD + len(key.primary) > self.max_object_bytes
+        too_large = size + UNPACKED_OVERHEAD + url_bytes > self.max_object_bytes
         if too_large or internal in self._nodes or packed.discard_at <= self._clock.wall():
             return self.put(key, unpack(packed, key.primary))
         self.puts += 1
@@ -394,7 +395,8 @@ class MemoryStore:
 
     def _replace(self, node: Node, record: Record, size: int) -> None:
         node.alert()
-        old, new = self._address(node), (record.url, _tags_of(record))
+        where, tags = self._address(node)
+        old, new = (url_of(where, primary_of(node.key)), tags), (record.url, _tags_of(record))
         node.record = record
         if old != new:
             self._unindex(node.key, *old)

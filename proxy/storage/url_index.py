@@ -96,6 +96,9 @@ class UrlIndex:
 
     def _reach(self, url: str) -> _Node:
         """The node that `url` is found by, made if there is none."""
+        near = self._near.get(PLAIN + url.rpartition("/")[0])
+        if near is not None:
+            return near
         *parts, _ = url.split("/", MAX_DEPTH)
         node = self._root
         for part in parts:
@@ -108,6 +111,9 @@ class UrlIndex:
 
     def _sought(self, url: str) -> _Node | None:
         """The same, if there is one."""
+        near = self._near.get(PLAIN + url.rpartition("/")[0])
+        if near is not None:
+            return near
         *parts, _ = url.split("/", MAX_DEPTH)
         node = self._descend(parts)
         if node is not None:

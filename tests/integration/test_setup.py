@@ -46,7 +46,7 @@ def test_without_any_python_it_says_what_to_install(tree: Path) -> None:
 
 
 def test_without_a_package_index_it_says_so_and_tries_again_the_next_time(tree: Path) -> None:
-    nobody = "http://127.0.0.1:9/simple"
+    nobody = "http://127.0.0.1:9/"  # a closed port
     settings = {"PIP_INDEX_URL": nobody, "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
     first, second = (set_up(tree, "runtime", PYTHON=sys.executable, **settings) for _ in range(2))
     assert (first.returncode, second.returncode) == (1, 1)
